@@ -1,0 +1,50 @@
+"""tf.parameters refuses what papermill mistypes or ignores."""
+
+import nbformat
+import pytest
+import torch
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+import tformerlib as tf
+from tformerlib.records import MIME
+
+
+@pytest.mark.parametrize(
+    "given, error, message",
+    [
+        ({"profile": "qiuck", "seed": 0}, ValueError, "profile='qiuck' is not one of quick, colab, full"),
+        ({"profile": "quick", "seed": "1.5"}, TypeError, "seed='1.5' is a str"),
+        ({"profile": "quick", "seed": 1.5}, TypeError, "seed=1.5 is a float"),
+        ({"profile": "quick", "seed": True}, TypeError, "seed=True is a bool"),
+        ({"profile": "quick", "seed": -1}, ValueError, "seed=-1"),
+        ({"profile": None, "seed": 0}, ValueError, "profile=None"),
+    ],
+)
+def test_refuses_by_value(given, error, message):
+    with pytest.raises(error, match=message):
+        tf.parameters(**given)
+
+
+def test_seeds_are_set_and_differ():
+    first = [tf.parameters(profile="quick", seed=s) and torch.rand(3).tolist() for s in (1, 1, 2)]
+    assert first[0] == first[1] != first[2]
+
+
+def test_pick_follows_the_profile():
+    assert tf.parameters(profile="colab", seed=0).pick(quick=1, colab=2, full=3) == 2
+
+
+def run_cells(*sources: str) -> nbformat.NotebookNode:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    return notebook
+
+
+def test_in_a_notebook_unread_names_are_refused_and_the_run_is_recorded():
+    call = "import tformerlib as tf\nrun = tf.parameters(profile=profile, seed=seed)"
+    good = run_cells("profile, seed = 'quick', 0", "# Parameters\nseed = 3\n", call)
+    record = good.cells[-1].outputs[0].data[MIME]
+    assert record["kind"] == "run" and record["seed"] == 3 and record["torch"] == torch.__version__
+    with pytest.raises(CellExecutionError, match="unknown parameter 'sede'; this chapter has profile, seed"):
+        run_cells("profile, seed = 'quick', 0", "# Parameters\nsede = 3\n", call)

@@ -1,0 +1,68 @@
+"""Where a token stands: absolute sinusoids, rotations, learned relative biases, and tables for other grid sizes."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def sinusoids(length: int, dim: int, base: float = 10000.0) -> Tensor:
+    """(length, dim) positions as sines and cosines: PE(pos, 2i) = sin(pos / base^(2i / dim)), PE(pos, 2i + 1) = cos
+    of the same (Vaswani et al. 2017, sec. 3.5). Sines and cosines alternate, as printed there; Tensor2Tensor and
+    MarianMT put all sines first.
+
+    Raises:
+        ValueError: an odd dim, which leaves a sine without its cosine.
+    """
+    if dim % 2:
+        raise ValueError(f"dim={dim} is odd: sines and cosines come in pairs")
+    angle = torch.arange(length, dtype=torch.float64)[:, None] / base ** (torch.arange(0, dim, 2) / dim)
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1).float()
+
+
+class Rotary(nn.Module):
+    """Rotates pairs of channels of q and k by an angle proportional to the position (Su et al. 2021, eq. 34).
+
+    For `Attention(on_heads=Rotary(head_dim))`: the score of tokens n and m then depends on n - m alone.
+    """
+
+    def __init__(self, head_dim: int, base: float = 10000.0) -> None:
+        super().__init__()
+        if head_dim % 2:
+            raise ValueError(f"head_dim={head_dim} is odd: rotations act on pairs of channels")
+        self.register_buffer("rate", base ** -(torch.arange(0, head_dim, 2) / head_dim), persistent=False)
+        self.rate: Tensor
+
+    def forward(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        return self.rotate(q), self.rotate(k)
+
+    def rotate(self, x: Tensor, start: int = 0) -> Tensor:
+        """Rotates (..., N, head_dim) tokens at positions start .. start + N - 1."""
+        angle = torch.arange(start, start + x.shape[-2], device=x.device)[:, None] * self.rate
+        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        even, odd = x[..., 0::2], x[..., 1::2]
+        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
+
+
+class RelativeBias(nn.Module):
+    """One learned number per head and offset (dy, dx) between two tokens of an h x w grid. Returns (heads, N, N)."""
+
+    def __init__(self, heads: int, h: int, w: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros((2 * h - 1) * (2 * w - 1), heads))
+        yx = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"), -1).view(-1, 2)
+        dy, dx = (yx[:, None] - yx[None, :]).unbind(-1)  # offset query - key, each (N, N)
+        self.register_buffer("index", (dy + h - 1) * (2 * w - 1) + dx + w - 1, persistent=False)
+        self.index: Tensor
+
+    def forward(self) -> Tensor:
+        return self.table[self.index].movedim(-1, 0)
+
+
+def resize_grid(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """(h * w, C) values on a grid, bicubically resampled from old = (h, w) to new: position tables for other images."""
+    if table.shape[0] != old[0] * old[1]:
+        raise ValueError(f"a table of {table.shape[0]} rows is not a grid of {old[0]} x {old[1]}")
+    if old == new:
+        return table
+    grid = table.T.reshape(1, -1, *old)
+    return F.interpolate(grid, size=new, mode="bicubic", antialias=True).flatten(2)[0].T

@@ -1,0 +1,87 @@
+"""A chapter's parameters: which profile it runs in, and its seed."""
+
+import ast
+import os
+import platform
+import random
+import sys
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from .records import emit
+
+PROFILES = ("quick", "colab", "full")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a chapter runs on. `quick`: two CPU cores. `colab`: one T4. `full`: one large GPU."""
+
+    profile: str
+    seed: int
+    device: torch.device
+    threads: int
+
+    def pick(self, *, quick: T, colab: T, full: T) -> T:
+        """The value for this run's profile: the same code runs in every profile, only sizes and steps differ."""
+        return {"quick": quick, "colab": colab, "full": full}[self.profile]
+
+    def __str__(self) -> str:
+        return f"profile {self.profile}, seed {self.seed}, on {self.device} with {self.threads} threads"
+
+
+def parameters(*, profile: str, seed: int) -> Run:
+    """Checks a chapter's parameters, seeds every generator and chooses the device.
+
+    Papermill sets parameters without checking them: it turns `1.5` into a float and a misspelled name into a
+    variable that nobody reads. So they are checked here, inside the notebook.
+
+    Raises:
+        ValueError: an unknown profile, a seed outside 0 .. 2^32 - 1, or a name that the chapter does not have.
+        TypeError: a seed that is not an integer.
+    """
+    _refuse_unread({"profile", "seed"})
+    if profile not in PROFILES:
+        raise ValueError(f"profile={profile!r} is not one of {', '.join(PROFILES)}")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed={seed!r} is a {type(seed).__name__}, not an integer")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed} is not in 0 .. 2^32 - 1")
+    threads = min(2, os.cpu_count() or 1)  # results are bitwise equal only for an equal number of threads
+    torch.set_num_threads(threads)
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed)
+    torch.manual_seed(seed)
+    device = torch.device("cuda" if profile != "quick" and torch.cuda.is_available() else "cpu")
+    run = Run(profile, seed, device, threads)
+    emit("run", {"profile": profile, "seed": seed, **environment(device, threads)}, text=str(run))
+    return run
+
+
+def environment(device: torch.device, threads: int) -> dict[str, str | int]:
+    """What a result may depend on beyond code and seed: versions, device, thread count, instruction set."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "device": f"{device.type}: {name}",
+        "threads": threads,
+        "isa": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.system(),
+    }
+
+
+def _refuse_unread(known: set[str]) -> None:
+    """Papermill puts what it was given into a cell of its own; a name there that the chapter never reads is a typo."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    for source in getattr(shell, "user_ns", {}).get("In", []):
+        if not source.startswith("# Parameters\n"):
+            continue
+        for statement in ast.parse(source).body:
+            for name in (t.id for t in getattr(statement, "targets", []) if isinstance(t, ast.Name)):
+                if name not in known:
+                    raise ValueError(f"unknown parameter {name!r}; this chapter has {', '.join(sorted(known))}")
