@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tformerlib.attention import attention, attention_reference, attention_weights, record, record_attention
 from tformerlib.layers import Attention, KVCache
+from tformerlib.positions import Rotary
 
 SHAPES = [(5, 5), (3, 5), (5, 3), (1, 4)]  # queries, keys
 
@@ -160,10 +161,11 @@ def test_multi_head_attention_equals_torchs():
     torch.testing.assert_close(ours(x, memory, mask=mask[:, None, None]), expected, atol=2e-6, rtol=2e-6)
 
 
-@pytest.mark.parametrize("kv_heads", [4, 1])
-def test_cached_equals_full(kv_heads):
+@pytest.mark.parametrize("kv_heads, on_heads", [(4, None), (1, None), (4, Rotary(4))])
+def test_cached_equals_full(kv_heads, on_heads):
     torch.manual_seed(0)
-    attn, x, cache = Attention(16, 4, kv_heads=kv_heads, causal=True), torch.randn(2, 7, 16), KVCache(7)
+    attn = Attention(16, 4, kv_heads=kv_heads, causal=True, on_heads=on_heads)
+    x, cache = torch.randn(2, 7, 16), KVCache(7)
     with torch.no_grad():
         steps = [attn(chunk, cache=cache) for chunk in x.split([3, 1, 1, 2], 1)]
     torch.testing.assert_close(torch.cat(steps, 1), attn(x), atol=1e-5, rtol=1e-5)

@@ -19,7 +19,8 @@ class Attention(nn.Module):
         dim: width C of the queries.  heads: number of query heads; must divide dim unless head_dim is given.
         out_dim, kv_dim: widths of the output and of keys and values, if not dim.
         kv_heads: number of key/value heads, if not heads; must divide heads.
-        on_heads: called as q, k = on_heads(q, k) after the head split; rotary embeddings, QK-norm.
+        on_heads: called as q, k = on_heads(q, k, start) after the head split, start being the position of the first
+            token (not 0 when a cache holds earlier ones); rotary embeddings, QK-norm.
         attend: replaces softmax attention (linear, cosine, gated, ...); same signature as `attention`.
 
     Raises:
@@ -39,7 +40,7 @@ class Attention(nn.Module):
         causal: bool = False,
         scale: float | None = None,
         dropout: float = 0.0,
-        on_heads: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+        on_heads: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] | None = None,
         attend: Callable[..., Tensor] = attention,
     ) -> None:
         super().__init__()
@@ -80,7 +81,7 @@ class Attention(nn.Module):
         q = self.split(self.q(query))
         k, v = kv if kv is not None else self.keys_values(query if key is None else key, value)
         if self.on_heads is not None:
-            q, k = self.on_heads(q, k)
+            q, k = self.on_heads(q, k, 0 if cache is None else cache.length)
         if cache is not None:
             k, v = cache.extend(k, v)
         dropout = self.dropout if self.training else 0.0

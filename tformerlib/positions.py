@@ -32,8 +32,8 @@ class Rotary(nn.Module):
         self.register_buffer("rate", base ** -(torch.arange(0, head_dim, 2) / head_dim), persistent=False)
         self.rate: Tensor
 
-    def forward(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        return self.rotate(q), self.rotate(k)
+    def forward(self, q: Tensor, k: Tensor, start: int = 0) -> tuple[Tensor, Tensor]:
+        return self.rotate(q, start), self.rotate(k, start)
 
     def rotate(self, x: Tensor, start: int = 0) -> Tensor:
         """Rotates (..., N, head_dim) tokens at positions start .. start + N - 1."""
