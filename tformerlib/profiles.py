@@ -33,6 +33,16 @@ class Run:
         return f"profile {self.profile}, seed {self.seed}, on {self.device} with {self.threads} threads"
 
 
+_current: Run | None = None  # a notebook is one run, as it has one set of random generators
+
+
+def current_run() -> Run:
+    """The run that parameters() began; a claim needs to know its profile and seed."""
+    if _current is None:
+        raise RuntimeError("no run has begun: call tf.parameters(profile=..., seed=...) first")
+    return _current
+
+
 def parameters(*, profile: str, seed: int) -> Run:
     """Checks a chapter's parameters, seeds every generator and chooses the device.
 
@@ -57,7 +67,8 @@ def parameters(*, profile: str, seed: int) -> Run:
         sys.modules["numpy"].random.seed(seed)
     torch.manual_seed(seed)
     device = torch.device("cuda" if profile != "quick" and torch.cuda.is_available() else "cpu")
-    run = Run(profile, seed, device, threads)
+    global _current
+    _current = run = Run(profile, seed, device, threads)
     emit("run", {"profile": profile, "seed": seed, **environment(device, threads)}, text=str(run))
     return run
 
