@@ -1,14 +1,15 @@
 """What tests need before they import anything."""
 
+import os
+
 import torch
 
-try:
-    import torchvision  # noqa: F401
-except ImportError:
-    pass  # timm's tests skip
-except RuntimeError:
-    # A torchvision built for CUDA does not start beside a torch built without it, and timm and transformers import it.
-    # They use none of its compiled operators here: declaring the two that it looks for is enough.
-    operators = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+from tformerlib.peers import prepare
+
+# Read when Triton is imported, by whichever test comes first. On a GPU the kernels are compiled, for test_gpu.py.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+torch.set_num_threads(1)  # tensors here are tiny: threads cost more than they bring
+
+prepare()  # timm and transformers can be imported now

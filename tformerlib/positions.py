@@ -15,8 +15,13 @@ def sinusoids(length: int, dim: int, base: float = 10000.0) -> Tensor:
     """
     if dim % 2:
         raise ValueError(f"dim={dim} is odd: sines and cosines come in pairs")
-    angle = torch.arange(length, dtype=torch.float64)[:, None] / base ** (torch.arange(0, dim, 2) / dim)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] / base ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim)
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1).float()
+
+
+def learned(length: int, dim: int) -> nn.Parameter:
+    """(length, dim) positions that training finds (Vaswani et al. 2017, table 3 E); at first of variance 1 / dim."""
+    return nn.Parameter(torch.randn(length, dim) * dim**-0.5)
 
 
 class Rotary(nn.Module):

@@ -3,13 +3,13 @@
 import importlib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 Model = TypeVar("Model", bound=nn.Module)
 Rules = Iterable[tuple[str, str | None]]
-Maker = Callable[[nn.Module, dict[str, Tensor]], tuple[dict[str, Tensor], Rules]]
+Maker = Callable[[Any, dict[str, Tensor]], tuple[dict[str, Tensor], Rules]]
 _makers: dict[tuple[str, str], Maker] = {}
 
 
