@@ -1,0 +1,161 @@
+"""Interactive figures that need no kernel: every state is computed beforehand and travels with the page."""
+
+import hashlib
+import html
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import palette
+from .charts import as_array
+from .frame import as_figure, described, present, rich
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+PLOTLY_MIME = "application/vnd.plotly.v1+json"
+CONFIG = {"responsive": True, "displaylogo": False, "displayModeBar": False}
+Labels = Sequence[str] | Mapping[str, Sequence[str]]
+
+
+def explore(
+    matrices: Mapping[str, ArrayLike],
+    rows: Labels,
+    columns: Labels,
+    *,
+    slider_label: str,
+    alt: str,
+    caption: str = "",
+) -> None:
+    """A heat map with a slider over labelled matrices (heads, layers, training steps); hovering shows a cell's value.
+
+    Args:
+        matrices: label to (rows, columns) values. Colours mean the same at every position of the slider.
+        rows: names of the rows, shared by all matrices or given for each label. Equal names may repeat.
+        columns: likewise.
+    """
+    import plotly.graph_objects as go
+
+    alt = described(alt)
+    arrays = {label: as_array(matrix) for label, matrix in matrices.items()}
+    if not arrays:
+        raise ValueError("explore needs at least one matrix")
+    high = max(np.abs(array).max() for array in arrays.values())
+    signed = any((array < 0).any() for array in arrays.values())
+    figures = {}
+    for label, array in arrays.items():
+        names = [list(axis[label] if isinstance(axis, Mapping) else axis) for axis in (rows, columns)]
+        if array.shape != (len(names[0]), len(names[1])):
+            raise ValueError(
+                f"matrix {label!r} has shape {array.shape}, named are {len(names[0])} rows and {len(names[1])} columns"
+            )
+        cells = go.Heatmap(
+            z=[[float(f"{value:.4g}") for value in row] for row in array],
+            zmin=-high if signed else 0,
+            zmax=high,
+            colorscale="RdBu" if signed else "Viridis",
+            reversescale=signed,
+            customdata=[[f"{r} → {c}" for c in names[1]] for r in names[0]],
+            hovertemplate="%{customdata}<br>%{z:.3f}<extra></extra>",
+            xgap=1,
+            ygap=1,
+            colorbar={"thickness": 10, "outlinewidth": 0, "len": 0.9},
+        )
+        axis = {"tickmode": "array", "showgrid": False, "zeroline": False, "ticks": ""}
+        figures[label] = go.Figure(
+            cells,
+            {
+                "xaxis": {**axis, "side": "top", "tickvals": list(range(len(names[1]))), "ticktext": names[1]},
+                "yaxis": {
+                    **axis,
+                    "autorange": "reversed",
+                    "tickvals": list(range(len(names[0]))),
+                    "ticktext": names[0],
+                },
+                "height": 130 + min(34, max(16, 420 // len(names[0]))) * len(names[0]),
+            },
+        )
+    slider(figures, slider_label=slider_label, alt=alt, caption=caption)
+
+
+def slider(figures: Mapping[str, "go.Figure"], *, slider_label: str, alt: str, caption: str = "") -> None:
+    """One plotly figure with a slider that goes through the given ones; all must have the same number of traces."""
+    import plotly.graph_objects as go
+
+    alt = described(alt)
+    labels = list(figures)
+    if not labels:
+        raise ValueError("slider needs at least one figure")
+    first = figures[labels[0]]
+    for label in labels:
+        if len(figures[label].data) != len(first.data):
+            raise ValueError(f"figure {label!r} has {len(figures[label].data)} traces, {labels[0]!r} {len(first.data)}")
+    fig = go.Figure(first.data, first.layout)
+    if len(labels) > 1:
+        fig.frames = [
+            go.Frame(name=label, data=figures[label].data, layout=_changes(first, figures[label])) for label in labels
+        ]
+        now = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
+        steps = [{"label": label, "method": "animate", "args": [[label], now]} for label in labels]
+        fig.update_layout(sliders=[{"currentvalue": {"prefix": f"{slider_label}: "}, "pad": {"t": 30}, "steps": steps}])
+    show_plotly(fig, alt=alt, caption=caption)
+
+
+def _changes(first: "go.Figure", other: "go.Figure") -> dict[str, Any]:
+    """The axes of a frame, where they differ from the first figure's."""
+    base, layout = first.to_plotly_json()["layout"], other.to_plotly_json()["layout"]
+    return {key: layout[key] for key in layout if key != "template" and layout[key] != base.get(key)}
+
+
+def show_plotly(fig: "go.Figure", *, alt: str, caption: str = "") -> None:
+    """A plotly figure in a form that the site, JupyterLab and Colab can each draw without fetching from elsewhere.
+
+    The site's script reads the JSON beside the `<div>`; JupyterLab takes the plotly MIME type; Colab needs plotly's
+    own HTML, because each of its outputs is a page of its own.
+    """
+    fig = _styled(fig)
+    data = json.loads(fig.to_json())
+    source = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/")
+    name = f"tf-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+    if "google.colab" in sys.modules:
+        drawn = fig.to_html(include_plotlyjs="cdn", full_html=False, config=CONFIG, div_id=name)
+        content = f'<div role="img" aria-label="{html.escape(alt)}">{drawn}</div>'
+        present({"text/html": as_figure(content, caption, kind="interactive")}, alt=alt)
+        return
+    height = data["layout"].get("height", 400)
+    content = (
+        f'<div class="tf-plotly" id="{name}" role="img" aria-label="{html.escape(alt)}" style="min-height:{height}px">'
+        f'<p class="tf-fallback">{rich(alt)}</p></div>'
+        f'<script type="application/json" data-for="{name}">{source}</script>'
+    )
+    bundle = {
+        "text/html": as_figure(content, caption, kind="interactive"),
+        PLOTLY_MIME: {**data, "config": CONFIG},
+    }
+    present(bundle, alt=alt)
+
+
+def _styled(fig: "go.Figure") -> "go.Figure":
+    """The figure in the book's template: transparent, no title of its own, colours that hold in light and dark."""
+    import plotly.graph_objects as go
+
+    axis = {"gridcolor": "rgba(128,128,128,0.2)", "zerolinecolor": "rgba(128,128,128,0.4)", "automargin": True}
+    template = go.layout.Template(
+        layout={
+            "colorway": list(palette.SERIES),
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {"color": palette.NEUTRAL, "family": "system-ui, sans-serif", "size": 13},
+            "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
+            "xaxis": axis,
+            "yaxis": axis,
+            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        }
+    )
+    styled = go.Figure(fig)
+    styled.update_layout(template=template, autosize=True)
+    return styled
