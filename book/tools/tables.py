@@ -1,0 +1,277 @@
+"""The pages that are data: notation, systems and scoreboard, as Markdown with HTML tables.
+
+A page asks for one with a line `<!-- generated: NAME -->`; book/tools/site.py puts it there.
+"""
+
+import html
+import json
+import re
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Any
+
+import yaml
+
+from tformerlib.claims import (
+    Claim,
+    Runs,
+    Verdict,
+    anchor,
+    badge,
+    by_seed,
+    card,
+    combine,
+    extent,
+    interval,
+    load_ledger,
+    number,
+    recorded,
+    weigh,
+)
+from tformerlib.profiles import PROFILES
+
+from .layout import Book
+from .notation import NotationError, Symbol, load, unknown
+from .notebooks import convert
+from .plain import Citation, citations
+
+PARTS = {
+    "foundations": "Foundations",
+    "language": "Language",
+    "vision": "Vision",
+    "hybrids": "Convolution and attention",
+    "detection": "Detection and dense prediction",
+    "generation": "Generation and self-supervision",
+    "beyond": "Beyond text and images",
+    "libraries": "Libraries that chapters use, compare with or load from",
+}
+
+
+class PageError(ValueError):
+    """Data that does not fit together; the message names the entry."""
+
+
+def esc(text: object) -> str:
+    return html.escape(str(text), quote=True)
+
+
+def raw(lines: Iterable[str]) -> str:
+    """HTML for a Markdown page. A blank line would end it early, so there is none."""
+    body = "\n".join(line for line in "\n".join(lines).splitlines() if line.strip())
+    return f"```{{raw}} html\n{body}\n```"
+
+
+def table(columns: list[str], rows: list[str], *, name: str, sortable: bool = False) -> list[str]:
+    """A table whose rows become blocks on a phone; each cell knows its column's name (see `cell`)."""
+    head = "".join(f'<th scope="col">{esc(column)}</th>' for column in columns)
+    kind = "tf-rows tf-sortable" if sortable else "tf-rows"
+    return [f'<table class="{kind}" id="{name}"><thead><tr>{head}</tr></thead><tbody>', *rows, "</tbody></table>"]
+
+
+def cell(column: str, content: str, sort: object = None) -> str:
+    key = "" if sort is None else f' data-sort="{esc(sort)}"'
+    return f'<td data-column="{esc(column)}"{key}>{content}</td>'
+
+
+def cite(key: str, cited: dict[str, Citation], root: str = "") -> str:
+    """A link to the bibliography from a page whose way to the site's root is given.
+
+    Raises:
+        PageError: a key that references.bib lacks.
+    """
+    if key not in cited:
+        raise PageError(f"no entry {key!r} in book/references.bib")
+    return f'<a href="{root}bibliography.html#ref-{esc(key)}">{esc(cited[key].authors)} ({esc(cited[key].year)})</a>'
+
+
+def filter_box(name: str, label: str) -> list[str]:
+    """A search field over a table's rows; hidden until the script that serves it runs."""
+    return [
+        '<p class="tf-filter-box" hidden>',
+        f'<label for="{name}-filter">{esc(label)}</label>',
+        f'<input class="tf-filter" id="{name}-filter" data-filters="{name}" type="search" autocomplete="off">',
+        f'<output for="{name}-filter"></output></p>',
+    ]
+
+
+# --- scoreboard ---------------------------------------------------------------------------------------------------
+
+
+def scoreboard(book: Book) -> str:
+    """Every claim of the book's chapters beside what was measured, one row for each profile it was run in.
+
+    Raises:
+        PageError: a claim without a record, or a record without a claim.
+    """
+    ledger = load_ledger(book.root / "data" / "claims.yml")
+    sidecars = {name: json.loads(book.executed(name).with_suffix(".json").read_text("utf-8")) for name in book.chapters}
+    check_both_ways(ledger, sidecars)
+    cited = citations(book.root / "book" / "references.bib")
+    rows = [row for claim in ledger.values() for row in _claim_rows(book, claim, sidecars, cited)]
+    columns = ["Verdict", "Claim", "The paper", "Ours"]
+    return raw([*filter_box("scoreboard", "Show rows with"), *table(columns, rows, name="scoreboard", sortable=True)])
+
+
+def check_both_ways(ledger: dict[str, Claim], sidecars: dict[str, dict[str, Any]]) -> None:
+    """Every claim of a chapter that ran has a record, and every record a claim."""
+    reported = {
+        (name, record["claim"])
+        for name, sidecar in sidecars.items()
+        for record in sidecar["records"]
+        if record["kind"] == "claim"
+    }
+    expected = {(claim.chapter, claim.id) for claim in ledger.values() if claim.chapter in sidecars}
+    for chapter, claim in sorted(expected - reported):
+        raise PageError(f"chapter {chapter} reports no result for its claim {claim}")
+    for chapter, claim in sorted(reported - expected):
+        raise PageError(f"chapter {chapter} reports {claim}, which is not among its claims in data/claims.yml")
+
+
+def verdicts(book: Book, claim: Claim, sidecar: dict[str, Any]) -> Iterator[tuple[Verdict, dict[str, Any]]]:
+    """A claim's verdict in each profile that it has results in, with the provenance of the newest."""
+    record = next(r for r in sidecar["records"] if r["kind"] == "claim" and r["claim"] == claim.id)
+    found = False
+    for profile in PROFILES[PROFILES.index(claim.profile) :]:
+        runs = recorded(claim, profile, book.root / "data" / "results")
+        provenance = _newest(book, claim, profile)
+        if record["profile"] == profile:
+            runs |= own_runs(record)
+            provenance = sidecar
+        if runs:
+            found = True
+            yield combine(claim, profile, runs), provenance
+    if not found:
+        yield combine(claim, claim.profile, {}), sidecar
+
+
+def own_runs(record: dict[str, Any]) -> Runs:
+    """The metrics by seed that a chapter reported in a record; none if the claim was out of its reach."""
+    return by_seed(record["seed"], record["metrics"]) if all(record["metrics"].values()) else {}
+
+
+def refreshed_card(book: Book, record: dict[str, Any], ledger: dict[str, Claim], cited: dict[str, Citation]) -> str:
+    """A claim's card by the ledger and the results as they are now; the run may be older than both."""
+    own = own_runs(record)
+    verdict = weigh(ledger[record["claim"]], record["profile"], own, book.root / "data" / "results")
+    shown = card(verdict, own, record["profile"])
+    return re.sub(r"<cite>([\w-]+)</cite>", lambda match: cite(match[1], cited, "../../"), shown)
+
+
+def _newest(book: Book, claim: Claim, profile: str) -> dict[str, Any]:
+    path = book.root / "data" / "results" / f"{claim.chapter}.json"
+    rows = json.loads(path.read_text("utf-8")) if path.exists() else []
+    found = [row["provenance"] for row in rows if (row["claim"], row["profile"]) == (claim.id, profile)]
+    return max(found, key=lambda provenance: str(provenance.get("date", "")), default={})
+
+
+def _claim_rows(
+    book: Book, claim: Claim, sidecars: dict[str, dict[str, Any]], cited: dict[str, Citation]
+) -> Iterator[str]:
+    if claim.chapter not in sidecars:
+        return
+    page = book.chapters[claim.chapter].relative_to(book.root).with_suffix(".html")
+    doubt = "" if claim.source["checked"] else '<abbr title="not yet checked in the paper itself">?</abbr>'
+    paper = (
+        f"<p>{esc(claim.paper)}{doubt}</p>"
+        f'<p class="tf-small">{cite(claim.source["cite"], cited)}, {esc(claim.source["where"])}</p>'
+    )
+    link = f'<a href="{page}#{anchor(claim.id)}"><code>{esc(claim.id)}</code></a>'
+    text = f'<p>{esc(claim.claim)}</p><p class="tf-small">{link} <strong>differs:</strong> {esc(claim.differs)}</p>'
+    for verdict, provenance in verdicts(book, claim, sidecars[claim.chapter]):
+        lines = "".join(
+            f"<li><code>{esc(name)}</code> {number(summary.mean)} {interval(summary)}</li>"
+            for name, summary in verdict.summaries.items()
+        )
+        ours = (
+            f'<ul class="tf-plain">{lines}</ul><p class="tf-small">{extent(verdict)}{_provenance(book, provenance)}</p>'
+        )
+        yield (
+            f"<tr>{cell('Verdict', badge(verdict), verdict.verdict)}{cell('Claim', text, claim.id)}"
+            f"{cell('The paper', paper, claim.source['cite'])}{cell('Ours', ours, len(verdict.seeds))}</tr>"
+        )
+
+
+def _provenance(book: Book, provenance: dict[str, Any]) -> str:
+    date = str(provenance.get("date", ""))[:10]
+    commit = provenance.get("commit")
+    link = f', commit <a href="{book.repository}/commit/{esc(commit.rstrip("+"))}">{esc(commit)}</a>' if commit else ""
+    return f"{', ' + date if date else ''}{link}"
+
+
+# --- systems ------------------------------------------------------------------------------------------------------
+
+
+def systems(book: Book) -> str:
+    """Every system of data/systems.yml, a table for each part of the book."""
+    entries = yaml.safe_load((book.root / "data" / "systems.yml").read_text("utf-8"))
+    cited = citations(book.root / "book" / "references.bib")
+    done = sum(entry["status"] == "implemented" for entry in entries)
+    blocks = [f"{len(entries)} systems, {done} of them implemented."]
+    for part, group in groupby(entries, key=lambda entry: entry["part"]):
+        if part not in PARTS:
+            raise PageError(f"data/systems.yml: part {part!r} is not one of {', '.join(PARTS)}")
+        rows = [_system_row(book, entry, cited) for entry in group]
+        blocks += [f"## {PARTS[part]}", raw(table(["System", "What was new", "Ours"], rows, name=f"systems-{part}"))]
+    return "\n\n".join(blocks)
+
+
+def _system_row(book: Book, entry: dict[str, Any], cited: dict[str, Citation]) -> str:
+    papers = ", ".join(cite(key, cited) for key in [entry["paper"], *entry.get("also", [])] if key)
+    code = entry["code"]
+    source = f'<a href="https://github.com/{esc(code)}">{esc(code)}</a>' if code else "no official code"
+    name = (
+        f'<p><strong>{esc(entry["name"])}</strong></p><p class="tf-small">{papers}</p><p class="tf-small">{source}</p>'
+    )
+    if entry["status"] not in ("planned", "implemented"):
+        raise PageError(f"{entry['id']}: status {entry['status']!r} is neither planned nor implemented")
+    mark = "✓ implemented" if entry["status"] == "implemented" else "planned"
+    where = ""
+    if entry["chapter"] in book.chapters:
+        page = book.chapters[entry["chapter"]].relative_to(book.root).with_suffix(".html")
+        where = f', <a href="{page}">chapter <code>{esc(entry["chapter"])}</code></a>'
+    elif entry["chapter"]:
+        where = f", chapter <code>{esc(entry['chapter'])}</code>"
+    held = f'<p class="tf-small">held against {esc(entry["peer"])}</p>' if entry["peer"] else ""
+    counts = "".join(f"<li>{_count(count)}</li>" for count in entry["parameters"])
+    ours = f'<p><span class="tf-status tf-{entry["status"]}">{mark}</span>{where}</p>{held}' + (
+        f'<ul class="tf-plain tf-small">{counts}</ul>' if counts else ""
+    )
+    columns = {"System": name, "What was new": f"<p>{esc(entry['introduces'])}</p>", "Ours": ours}
+    return "<tr>" + "".join(cell(column, content) for column, content in columns.items()) + "</tr>"
+
+
+def _count(count: dict[str, Any]) -> str:
+    doubt = "" if count["checked"] else '<abbr title="not checked in the paper">?</abbr>'
+    ours = f", ours {count['ours'] / 1e6:,.2f} M" if count["ours"] else ""
+    source = f" ({esc(count['source'])})" if count.get("source") else ""
+    millions = count["paper"] / 1e6
+    paper = f"{millions:,.4g}" if millions < 1e4 else f"{millions:,.0f}"  # .4g would print 175 thousand as 1.75e+05
+    return f"<code>{esc(count['variant'])}</code> {paper} M{doubt}{source}{ours}"
+
+
+# --- notation -----------------------------------------------------------------------------------------------------
+
+
+def notation(book: Book) -> str:
+    """The notation table by group; every symbol of every chapter must be in it.
+
+    Raises:
+        NotationError: a symbol with two meanings, or one that a chapter uses and the table lacks.
+    """
+    rows = load(book.root / "data" / "notation.yml")
+    for name, path in book.chapters.items():
+        if missing := unknown(convert(path, book.repository), rows):
+            raise NotationError(f"chapter {name} uses symbols that data/notation.yml lacks: {'; '.join(missing)}")
+    blocks = []
+    for group, symbols in groupby(rows, key=lambda row: row.group):
+        blocks += [f"## {group}", "| Symbol | Meaning |\n|---|---|\n" + "\n".join(map(_notation_row, symbols))]
+    return "\n\n".join(blocks)
+
+
+def _notation_row(row: Symbol) -> str:
+    symbol = f"${row.symbol}$" if row.kind == "math" else f"`{row.symbol}`"
+    unlike = f" ({row.unlike})" if row.unlike else ""
+    return f"| {symbol} | {row.meaning}{unlike} |".replace(r"\|", r"\Vert")
+
+
+GENERATED = {"notation": notation, "scoreboard": scoreboard, "systems": systems}
