@@ -72,11 +72,9 @@ def unknown(notebook: NotebookNode, rows: list[Symbol]) -> list[str]:
     """What a chapter writes without a row for it, as "shape (B, Z): Z" or "formula z = x: z"."""
     shapes = {row.symbol for row in rows if row.kind == "shape"}
     formulas = [row.symbol for row in rows if row.kind == "math"]
-    bases = (
-        shapes
-        | {base for formula in formulas for base in _bases(formula)}
-        | {index for formula in formulas for script in SCRIPT.findall(formula) for index in _bases(script[1:])}
-    )
+    indices = [script[1:] for formula in formulas for script in SCRIPT.findall(formula)]
+    # a shape's letter is a size in formulas too, and an index may stand alone
+    known = shapes | set(INDICES) | {base for formula in [*formulas, *indices] for base in _bases(formula)}
     found = []
     for cell in notebook.cells:
         for text, letters in _shapes(cell):
