@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import MarianConfig, MarianMTModel
 
 import tformerlib as tf
+from benchmarks import models as benchmark
 from tformerlib.layers import PostNorm, PreNorm
 from tformerlib.models.transformer import Transformer
 from tformerlib.positions import sinusoids
@@ -58,6 +59,7 @@ def assert_same(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=2e-5)
 
 
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
 @pytest.mark.parametrize("residual,final_norm", [(PostNorm, False), (PostNorm, True), (PreNorm, True)])
 def test_equals_torch(residual, final_norm):
     ours = Transformer(**SIZES, residual=residual, final_norm=final_norm)
@@ -143,3 +145,12 @@ def test_parity_catches_a_transformer_that_is_nearly_right():
         assert error(tf.load_published(Transformer(**(SIZES | wrong)), theirs.state_dict())) > 0.1
     no_mask = tf.load_published(Transformer(**SIZES, pad=-1), theirs.state_dict())
     assert error(no_mask) > 0.1
+
+
+def test_the_benchmark_compares_equal_work():
+    """It asserts equal logits and equal translations before it measures; here at a size that takes no time."""
+    for result in (
+        benchmark.training("chapter", dropout=0.0, rounds=1, batch=2, length=4),
+        benchmark.decoding("chapter", rounds=1, batch=2, length=4),
+    ):
+        assert result["ratio"] > 0 and result["size"] == "chapter"

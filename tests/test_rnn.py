@@ -53,15 +53,15 @@ def gru(gates: Mapping[str, Tensor], x: Tensor, h: Tensor, suffix: str = "") -> 
 
 
 def run(gates: Mapping[str, Tensor], xs: list[Tensor], suffix: str = "") -> list[Tensor]:
-    states = [torch.zeros(8)]
+    states = [torch.zeros(8, dtype=xs[0].dtype)]
     for x in xs:
         states.append(gru(gates, x, states[-1], suffix))
     return states[1:]
 
 
 def oracle(model: RNNEncoderDecoder, source: list[int], target: list[int], mistake: str = "") -> Tensor:
-    """Logits (M, V) of one sentence without padding, from the papers' equations; or with a mistake people make."""
-    w = dict(model.named_parameters())
+    """Logits (M, V) of one sentence without padding by the papers' equations, in float64; or with a common mistake."""
+    w = {name: p.double() for name, p in model.named_parameters()}
     encoder, gates = ({k[len(p) :]: x for k, x in w.items() if k.startswith(p)} for p in ("encoder.", "decoder.gru."))
     linear = lambda name, x: w[f"{name}.weight"] @ x + w.get(f"{name}.bias", 0.0)  # noqa: E731
     embedded = [w["source.weight"][i] for i in source]
@@ -87,7 +87,7 @@ def oracle(model: RNNEncoderDecoder, source: list[int], target: list[int], mista
             scores = [state @ c for c in cells]
         return sum(a * c for a, c in zip(torch.stack(scores).softmax(0), cells, strict=True))
 
-    logits, fed = [], torch.zeros(8)
+    logits, fed = [], torch.zeros_like(last)
     s = torch.tanh(linear("decoder.first", last)) if isinstance(model.decoder, Bahdanau) else last
     for y in (w["target.weight"][i] for i in target):
         if isinstance(model.decoder, Bahdanau):
@@ -99,8 +99,8 @@ def oracle(model: RNNEncoderDecoder, source: list[int], target: list[int], mista
             feature, s = torch.maximum(deep[0::2], deep[1::2]), new
         else:
             before, feeding = s, isinstance(model.decoder, InputFeeding) and mistake != "no input feeding"
-            pad = torch.zeros(gates["weight_ih_l0"].shape[1] - len(y))
-            s = gru(gates, torch.cat([y, fed if feeding else pad]), s)
+            beside = fed if feeding else fed.new_zeros(gates["weight_ih_l0"].shape[1] - len(y))
+            s = gru(gates, torch.cat([y, beside]), s)
             c = context(before if mistake == "attends with the state before the step" else s)
             feature = fed = torch.tanh(linear("decoder.combine", torch.cat([c, s])))
         logits.append(linear("output", feature))
@@ -119,7 +119,7 @@ def test_equals_the_equations_and_never_sees_the_padding(name):
         grads.append((logits, *torch.autograd.grad(F.cross_entropy(logits, target[target != 0]), model.parameters())))
     assert grads[0][0].std() > 0.5
     for ours, expected in zip(*grads, strict=True):
-        torch.testing.assert_close(ours, expected, atol=2e-5, rtol=2e-5)
+        torch.testing.assert_close(ours, expected, atol=2e-5, rtol=2e-5, check_dtype=False)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ def sinusoids(length: int, dim: int, base: float = 10000.0) -> Tensor:
     """
     if dim % 2:
         raise ValueError(f"dim={dim} is odd: sines and cosines come in pairs")
-    angle = torch.arange(length, dtype=torch.float64)[:, None] / base ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+    position, channel = (torch.arange(0, *each, dtype=torch.float64) for each in ((length,), (dim, 2)))
+    angle = position[:, None] / base ** (channel / dim)
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1).float()
 
 

@@ -2,9 +2,9 @@
 
 Shape letters: B batch, N source tokens, M target tokens, C width (`dim`), V target vocabulary.
 
-Tensor2Tensor, in which the paper's numbers were made, differs: no bias in the projections of queries, keys, values and
-outputs, all sines before all cosines, and dropout on attention weights and hidden units too. Its `transformer_base` is
-pre-norm today; `transformer_base_v1` is the printed one.
+Tensor2Tensor, in which the paper's numbers were made, has no bias in the projections of queries, keys, values and
+outputs, 1e-6 where our norms have 1e-5, and all sines before all cosines. Its `transformer_base_v1` is the printed
+model; from version 2 on `transformer_base` is pre-norm, and drops attention weights and hidden units too.
 """
 
 from collections.abc import Callable, Sequence
