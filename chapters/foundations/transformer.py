@@ -60,7 +60,8 @@ from tformerlib.attention import record_attention
 from tformerlib.decoding import beam_search, greedy
 from tformerlib.layers import Attention, PostNorm, PreNorm
 from tformerlib.models.rnn import RNNEncoderDecoder
-from tformerlib.models.transformer import Transformer
+from tformerlib.models.transformer import Transformer, init
+from tformerlib.peers import prepare
 from tformerlib.positions import learned, sinusoids
 
 # %% tags=["parameters"]
@@ -69,11 +70,12 @@ seed = 0
 
 # %%
 run = tf.parameters(profile=profile, seed=seed)
+torch.set_num_threads(1)  # these models are too small to share, and CPU time of one thread can be compared
 
 # %% [markdown]
 # ## The question: what is wrong with a chain?
 #
-# A recurrent network is a chain: state 64 is made from state 63, which is made from state 62. Give two small models the
+# A recurrent network is a chain: state 32 is made from state 31, which is made from state 30. Give two small models the
 # same task, which could hardly be simpler. They read random letters and, at the end, have to name the *first* one. One
 # model is a GRU. The other has a single head of attention, and the last token may look at all letters at once. Both
 # get the same embeddings, the same waves for positions (we come to them), and 100 steps of training at each length.
@@ -126,7 +128,7 @@ def recalled(reader: Callable[[int], nn.Module], length: int) -> float:
         return (model(new).argmax(-1) == new[:, 0]).float().mean().item()
 
 
-lengths = [4, 8, 16, 32, 64]
+lengths = [4, 8, 16, 32]
 recall = {
     "chain (GRU)": [recalled(Chain, n) for n in lengths],
     "look (attention)": [recalled(Look, n) for n in lengths],
@@ -141,7 +143,7 @@ show.lines(
     x_label="letters to read",
     y_label="share of first letters named",
     log_x=True,
-    alt="Share of first letters named over string length from 4 to 64. The GRU names nearly all of 4 letters and at 64 "
+    alt="Share of first letters named over string length from 4 to 32. The GRU names nearly all of 4 letters and at 32 "
     "is near chance, one in sixteen. One head of attention stays high at every length.",
     caption="After 100 steps of training at each length. The chain loses its beginning; looking does not.",
 )
@@ -187,14 +189,13 @@ def milliseconds(layer: nn.Module, length: int, repeats: int = 4) -> float:
     return 1000 * min(times)
 
 
-torch.set_num_threads(1)
-clocked = [16, 64, 256, 1024]
+clocked = [16, 64, 256, 512]
 costs = {
     "GRU": [milliseconds(nn.GRU(64, 64, batch_first=True), n) for n in clocked],
     "attention, 4 heads": [milliseconds(Attention(64, 4), n) for n in clocked],
 }
-torch.set_num_threads(run.threads)
 assert costs["GRU"][1] > costs["attention, 4 heads"][1]
+assert costs["GRU"][-1] / costs["GRU"][0] < costs["attention, 4 heads"][-1] / costs["attention, 4 heads"][0]
 show.lines(
     clocked,
     costs,
@@ -518,8 +519,8 @@ class Translator(nn.Module):
 
 
 # %% [markdown]
-# Count the lines: the model is some sixty, with its types and its blanks. Four properties say that it is wired
-# rightly, and each of them would fail for a mistake that people make (we make them all, further below).
+# That is all, from the waves to the logits. Four properties say that it is wired rightly. Each of them fails for a
+# mistake that people make; we make them all further below.
 
 
 # %%
@@ -540,8 +541,8 @@ def wiring(model: nn.Module, vocab: int = 20) -> dict[str, float]:
 torch.manual_seed(seed)
 mine = Translator(vocab=20, dim=32, depth=2, heads=4, hidden=64)
 change = wiring(mine)
-assert max(change["the future"], change["padding"]) < 1e-5 < 0.05 < min(change["the source"], change["its order"])
-print({name: f"{size:.1e}" for name, size in change.items()})
+assert max(change["the future"], change["padding"]) < 1e-5 < 1e-3 < min(change["the source"], change["its order"])
+print({name: f"{most:.1e}" for name, most in change.items()})
 
 # %% [markdown]
 # ### What the decoder reads, and what it is asked
@@ -599,7 +600,8 @@ print(
 # The learning rate is a formula of its own (eq. 3). It rises linearly for some steps and then falls with the root of
 # the step:
 #
-# $$ \text{rate} = d_{\text{model}}^{-1/2} \cdot \min\left(\text{step}^{-1/2},\ \text{step} \cdot \text{warmup}^{-3/2}\right) . $$
+# $$ \text{rate} = d_{\text{model}}^{-1/2} \cdot
+# \min\left(\text{step}^{-1/2},\ \text{step} \cdot \text{warmup}^{-3/2}\right) . $$
 #
 # With $d_{\text{model}} = 512$ and a warm-up of 4000 steps the two terms meet at step 4000, and the rate there is
 # $(512 \cdot 4000)^{-1/2}$, about $7 \cdot 10^{-4}$. A model twice as wide gets a rate that is smaller by $\sqrt 2$.
@@ -753,7 +755,7 @@ ours = Transformer(**sizes)
 ours.load_state_dict({k: w for k, w in mine.state_dict().items() if not k.startswith("embed")} | shared)
 source, target = torch.randint(3, 20, (3, 9)), torch.randint(3, 20, (3, 6))
 source[1, 7:] = source[2, 4:] = data.PAD
-show.parity("sixty lines against the library", (mine(source, target) - ours(source, target)).abs().max().item(), 1e-4)
+show.parity("our lines against the library", (mine(source, target) - ours(source, target)).abs().max().item(), 1e-4)
 
 # %% [markdown]
 # Agreeing with oneself proves little. `torch.nn.Transformer` was written by others. It stores queries, keys and values
@@ -798,13 +800,12 @@ show.parity("all gradients, against torch's", largest_difference(ours, twin), to
 # Transformer does not know the order of its channels; so the loading rules reorder whatever reads or writes them.
 
 # %%
-try:
+if importlib.util.find_spec("transformers") is None:
+    print("transformers is not installed: parity with MarianMTModel is NOT checked in this run")
+else:
+    prepare()  # transformers imports torchvision, which may refuse to start
     from transformers import MarianConfig, MarianMTModel
-except ImportError:
-    MarianMTModel = None
-    print("transformers is not installed: parity with MarianMTModel was NOT checked in this run")
 
-if MarianMTModel is not None:
     stack = {"layers": 2, "attention_heads": 4, "ffn_dim": 64}
     config = MarianConfig(
         vocab_size=20, d_model=32, activation_function="relu", scale_embedding=True, dropout=0.0,
@@ -826,7 +827,7 @@ if MarianMTModel is not None:
     show.parity("all gradients, against Marian's", largest_difference(ours, twin), tolerance=1e-4)
 
 # %% [markdown]
-# Outputs and gradients agree with two implementations that share no code. From here on, *the Transformer* is the
+# Outputs and gradients agree with code that others wrote. From here on, *the Transformer* is the
 # library's.
 #
 # ### How large is it?
@@ -1020,7 +1021,7 @@ def small(task: Task, seed: int, **changes: object) -> Transformer:
 
 quickly = training.parse("constant*linear_warmup*rsqrt_normalized_decay", constant=8e-3, warmup=40)
 mirror = small(toy, seed)
-toy_history = train(mirror, toy, steps=run.pick(quick=260, colab=1000, full=1000), schedule=quickly, seed=seed,
+toy_history = train(mirror, toy, steps=run.pick(quick=200, colab=1000, full=1000), schedule=quickly, seed=seed,
                     batch_size=64, label="backwards", keep=5)  # fmt: skip
 mirror.load_state_dict(toy_history.averaged)
 share = exact(mirror, *toy.test)
@@ -1034,10 +1035,10 @@ show.glue("transformer-toy-exact", f"{share:.0f} %")
 
 # %%
 def maps_of(model: Transformer, source: Tensor, target: Tensor) -> dict[str, list[Tensor]]:
-    """Weights (H, N, M) of each layer for one pair of rows, by kind of attention."""
-    with torch.no_grad(), record_attention() as calls:
-        model.eval()(source, target[:, :-1])
-    weights, depth = [call[0].cpu() for call in calls], len(model.encoder)
+    """Weights (B, H, N, M) of each layer, by kind of attention."""
+    with torch.no_grad(), record_attention() as weights:
+        model.cpu().eval()(source, target[:, :-1])
+    depth = len(model.encoder)  # a layer of the decoder attends twice
     return {"encoder": weights[:depth], "decoder": weights[depth::2], "cross": weights[depth + 1 :: 2]}
 
 
@@ -1046,7 +1047,7 @@ pair = [x[i : i + 1] for x in data.encode_pairs(toy.texts, toy.source, toy.targe
 source, target = data.trim((pair[0], pair[1]))
 cross = maps_of(mirror.to("cpu"), source, target)["cross"]
 rows, columns = [*toy.texts[i][1], "end"], [*toy.texts[i][0], "end"]
-shown = {f"layer {n}, head {h}": head for n, layer in enumerate(cross, 1) for h, head in enumerate(layer, 1)}
+shown = {f"layer {n}, head {h}": head for n, layer in enumerate(cross, 1) for h, head in enumerate(layer[0], 1)}
 diagonal = max(head[:8, :8].fliplr().diagonal().mean().item() for head in shown.values())
 assert diagonal > 0.3  # an even row would put one ninth on it
 show.explore(
@@ -1078,7 +1079,7 @@ for norm in (PostNorm, PreNorm):
         name = f"{'post' if norm is PostNorm else 'pre'}-norm, {start}"
         model = small(toy, seed, depth=6, residual=norm)
         history = train(
-            model, toy, steps=run.pick(quick=70, colab=200, full=200), schedule=schedule, seed=seed, label=name
+            model, toy, steps=run.pick(quick=50, colab=200, full=200), schedule=schedule, seed=seed, label=name
         )
         start_losses[name] = [
             sum(history.losses[max(0, i - 9) : i + 1]) / min(10, i + 1) for i in range(len(history.losses))
@@ -1112,13 +1113,13 @@ show.lines(
 #
 # English number words below a million, to be written in German, letter by letter: *forty two thousand three hundred
 # seven* is *zweiundvierzigtausenddreihundertsieben*. Sources have up to ten words, targets up to 66 letters, which is
-# long for a chain. Of a million numbers 12,000 are drawn, so a model has to learn how numbers are said.
+# long for a chain. Of a million numbers 10,000 are drawn, so a model has to learn how numbers are said.
 
 
 # %%
 @problem(source="word", target="char", test=600)
 def number_words(seed: int) -> list[tuple[str, str]]:
-    return data.number_words("en", "de", limit=run.pick(quick=10**6, colab=10**9, full=10**9), count=12_000, seed=seed)
+    return data.number_words("en", "de", limit=run.pick(quick=10**6, colab=10**9, full=10**9), count=10_000, seed=seed)
 
 
 task = problems["number_words"](seed)
@@ -1134,41 +1135,43 @@ show.table(
 # rate and warm-up that pilot runs on other seeds liked best, from about a dozen settings each. Then both train, and the
 # clock decides. The clock is CPU time on one thread, evaluation excluded, so that a busy machine does no harm; on a GPU
 # it is plain seconds. Batches are the same, but not equally *good* for both: recurrent networks make more of a small
-# one. We tried 16, 32, 64 and 128 for the rival, and 16, 32 and 64 for the Transformer; 32 was best for both.
+# one. We tried 16 to 128 for the rival and 16 to 64 for the Transformer, and 32 was best for both.
 
 # %%
 dim, depth, hidden = run.pick(quick=(64, 2, 128), colab=(128, 3, 512), full=(256, 4, 1024))
 steps = run.pick(quick=260, colab=3000, full=10_000)
 race = {
-    "Transformer": training.parse(PAPER, constant=0.3, warmup=60, dim=64),
+    "Transformer": training.parse(PAPER, constant=0.3, warmup=60, dim=dim),
     "RNN": training.parse("constant*linear_warmup*rsqrt_normalized_decay", constant=0.016, warmup=30),
 }
-
-
-def transformer(**changes: object) -> Transformer:
-    return small(task, seed, dim=dim, depth=depth, hidden=hidden, **changes)
-
-
-def recurrent(units: int) -> RNNEncoderDecoder:
-    torch.manual_seed(seed)
-    return RNNEncoderDecoder(source_vocab=len(task.source), target_vocab=len(task.target), embed=dim, hidden=units)
 
 
 def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-budget = parameters(transformer())
-units = min(range(16, 8 * dim), key=lambda n: abs(parameters(recurrent(n)) - budget))
-rivals = {"Transformer": transformer(), "RNN": recurrent(units)}
+def rivals_for(task: Task) -> dict[str, nn.Module]:
+    """A Transformer, and the RNN with attention whose width brings it nearest to the same number of parameters."""
+
+    def recurrent(units: int) -> RNNEncoderDecoder:
+        torch.manual_seed(seed)
+        return RNNEncoderDecoder(source_vocab=len(task.source), target_vocab=len(task.target), embed=dim, hidden=units)
+
+    transformer = small(task, seed, dim=dim, depth=depth, hidden=hidden)
+    with torch.device("meta"):
+        sizes = {units: parameters(recurrent(units)) for units in range(dim, 4 * dim)}
+    units = min(sizes, key=lambda units: abs(sizes[units] - parameters(transformer)))
+    return {"Transformer": transformer, "RNN": recurrent(units)}
+
+
+rivals = rivals_for(task)
 show.table([{"model": name, "parameters": parameters(model)} for name, model in rivals.items()])
-assert abs(parameters(rivals["RNN"]) / budget - 1) < 0.03
+assert abs(parameters(rivals["RNN"]) / parameters(rivals["Transformer"]) - 1) < 0.03
 
 # %%
-torch.set_num_threads(1)  # CPU time then means the same for both
 spent = {"Transformer": steps, "RNN": steps * 5 // 8}  # chosen on pilots so that both take about as long
 histories = {
-    name: train(model, task, steps=spent[name], schedule=race[name], seed=seed, label=name, check=steps // 13, keep=5)
+    name: train(model, task, steps=spent[name], schedule=race[name], seed=seed, label=name, check=steps // 10, keep=5)
     for name, model in rivals.items()
 }
 for name, model in rivals.items():
@@ -1230,12 +1233,56 @@ show.glue("transformer-reached", "reached it" if reached else "never reached it,
 
 # %% [markdown]
 # At its end the RNN had {glue:text}`transformer-level` of the first 200 test numbers right, and in this run the
-# Transformer {glue:text}`transformer-reached`. Whatever the card says, do not take it for more than it is: one small
-# problem on one processor. In our pilots the outcome depended on *length*. With dates, whose ISO form has ten letters,
-# or with numbers below ten thousand, the RNN was as fast or faster, because its attention moves along the source step
-# by step, and that is a good guess for such tasks. With numbers below a million it falls behind: its chain has 66
-# links, and every one costs the same time again. The paper's own argument is hardware: a Transformer's 66 positions can
-# be computed at once, and a processor with one thread can't show that.
+# Transformer {glue:text}`transformer-reached`.
+#
+# ### The same race on a short track
+#
+# Is that the whole truth? The rival's weakness is its chain, and the chain was 66 links long. So run the race again
+# where chains are short: German dates, in any of four formats, to ISO dates of ten letters. Everything else stays.
+
+
+# %%
+@problem(source="char", target="char", test=300)
+def german_dates(seed: int) -> list[tuple[str, str]]:
+    return data.locale_dates("de", "iso", count=4000, seed=seed)
+
+
+short = problems["german_dates"](seed)
+short_rivals = rivals_for(short)
+show.table([{"German": written, "ISO": iso} for written, iso in short.texts[:3]])
+short_steps = run.pick(
+    quick={"Transformer": 110, "RNN": 75}, colab=dict.fromkeys(race, 400), full=dict.fromkeys(race, 400)
+)
+sprint = {
+    name: train(model, short, steps=short_steps[name], schedule=race[name], seed=seed, label=f"dates, {name}")
+    for name, model in short_rivals.items()
+}
+short_exact = {name: exact(model, *short.test) for name, model in short_rivals.items()}
+assert run.profile != "quick" or short_exact["RNN"] > short_exact["Transformer"] + 20
+for name, key in (("RNN", "rnn"), ("Transformer", "own")):
+    show.glue(f"transformer-short-{key}", f"{short_exact[name]:.0f} %")
+
+# %% tags=["nbval-ignore-output"]
+clocks = {name: (h.cpu_seconds if run.device.type == "cpu" else h.seconds)[-1] for name, h in sprint.items()}
+show.table(
+    [
+        {
+            "model": name,
+            "steps": short_steps[name],
+            "seconds": f"{clocks[name]:.1f}",
+            "exact match, %": short_exact[name],
+        }
+        for name in sprint
+    ],
+    caption="Dates: about the same time for both.",
+)
+
+# %% [markdown]
+# Here the RNN writes {glue:text}`transformer-short-rnn` of the dates correctly when the Transformer is at
+# {glue:text}`transformer-short-own`. A recurrent network moves along its source step by step, which is a good guess for
+# such tasks; a Transformer has to learn even that from its waves. So on one processor the winner depends on the length.
+# The paper's own argument is hardware: all 66 places of a Transformer can be computed at once, and a processor with one
+# thread can't show that.
 #
 # ### One head, no positions, learned positions
 #
@@ -1258,12 +1305,11 @@ variants: dict[str, dict[str, object]] = {
     "learned positions": {"positions": learned},
     "no positions": {"positions": None},
 }
-models = {name: transformer(**changes) for name, changes in variants.items()}
+models = {name: small(task, seed, dim=dim, depth=depth, hidden=hidden, **changes) for name, changes in variants.items()}
 for name, model in models.items():
     history = train(model, task, steps=steps, schedule=race["Transformer"], seed=seed, label=name, keep=5)
     scores[name] = averaged_exact(model, history, task)
-torch.set_num_threads(run.threads)
-assert scores["4 heads, sinusoids"] > 90
+assert scores["4 heads, sinusoids"] > 80
 
 # %%
 show.bars(
@@ -1285,8 +1331,8 @@ verdicts += [
 # %% [markdown]
 # Two remarks. Without positions the decoder is not quite blind: a causal mask lets a token count those before it. And
 # learned positions are behind here, while they are level in the paper's table 3 (E). They are one vector for each
-# place, and the last places occur in few of our sentences; the paper trained on millions. One head is a matter of
-# *speed* here: in pilots it came close to several heads when it had more steps.
+# place, and one reason may be that the last places occur in few of our sentences; the paper trained on millions. One
+# head is behind by little, as in the paper; a single seed would not settle it, so the card asks for three.
 #
 # ### Averaging, and the loss at its floor
 #
@@ -1383,7 +1429,7 @@ romans = problems["roman_numerals"](seed)
 assert lines <= 30
 model = small(romans, seed)
 history = train(
-    model, romans, steps=run.pick(quick=240, colab=600, full=600), schedule=quickly, seed=seed, label="Roman", keep=5
+    model, romans, steps=run.pick(quick=160, colab=600, full=600), schedule=quickly, seed=seed, label="Roman", keep=5
 )
 share = averaged_exact(model, history, romans)
 assert share > 80
@@ -1498,7 +1544,7 @@ for name, pair in chosen.items():
     axes = {"encoder": (words, words), "decoder": (["begin", *pair[1]],) * 2, "cross": (letters, words)}
     for kind, layers in maps.items():
         for n, layer in enumerate(layers, 1):
-            for h, head in enumerate(layer, 1):
+            for h, head in enumerate(layer[0], 1):
                 inside[kind][f"{name}, layer {n}, head {h}"] = head
                 labels[kind][f"{name}, layer {n}, head {h}"] = axes[kind]
 
@@ -1591,11 +1637,11 @@ show.glue("transformer-blind", f"{blind:.0f} %")
 #
 # ## What breaks
 #
-# ### A loss that is too good
+# ### A loss that tells you nothing
 #
-# Two mistakes make the loss *better*. Forget the causal mask, and each place sees the token that it is asked for.
-# Forget the shift, and it reads that token itself. Both models train beautifully. Then they have to write with no
-# answer to copy from. We train our own sixty lines on the backward letters, once right and twice wrong.
+# Forget the shift, and each place reads the very token that it is asked for. Forget the causal mask, and it finds that
+# token one place further on. Both models train; a loss has no idea that the answer was on the table. Then they have to
+# write, with no answer to copy from. We train our own lines on the backward letters, once right and twice wrong.
 
 
 # %%
@@ -1628,29 +1674,32 @@ kinds = {"right": (Translator, smoothed_loss), "no causal mask": (Peeks, smoothe
 cheats, writes = {}, {}
 for name, (kind, loss_of) in kinds.items():
     torch.manual_seed(seed)
-    model = kind(len(toy.source), 32, 1, 4, 64)
-    history = training.fit(model, toy.train, loss_of, steps=80, batch_size=32, schedule=quickly, lr=1.0, seed=seed,
+    model = kind(vocab=len(toy.source), dim=32, depth=1, heads=4, hidden=64).apply(init)
+    history = training.fit(model, toy.train, loss_of, steps=160, batch_size=32, schedule=quickly, lr=1.0, seed=seed,
                            collate=data.trim, device="cpu", label=name)  # fmt: skip
     cheats[name], writes[name] = history.losses, writes_right(model)
-assert max(cheats["no shift"][-1], cheats["no causal mask"][-1]) < cheats["right"][-1] - 0.3
-assert writes["no shift"] < 5 and writes["no causal mask"] < 5
-show.glue("transformer-peeks", f"{writes['no causal mask']:.0f}")
-show.glue("transformer-unshifted", f"{writes['no shift']:.0f}")
+    show.glue(f"transformer-writes-{name.replace(' ', '-')}", f"{writes[name]:.0f}")
+assert writes["right"] > 15 and writes["no shift"] < 3 and writes["no causal mask"] < 3
+assert (
+    cheats["no shift"][-1] < floor(len(toy.source)) + 0.05 and cheats["no causal mask"][-1] < cheats["right"][-1] + 0.3
+)
 
 # %%
 show.lines(
-    range(1, 81),
+    range(1, 161),
     cheats,
     x_label="step",
     y_label="training loss",
-    alt="Training loss of three models over 80 steps. The two wrong ones end far below the right one.",
-    caption="The two lowest ends belong to models that can't write.",
+    alt="Training loss of three models over 160 steps. Without the shift it drops to its floor at once. Without the "
+    "causal mask it falls about as the right model's does.",
+    caption="Only one of these three models can write. The loss does not tell which.",
 )
 
 # %% [markdown]
-# After 80 steps the right model is still busy learning. The wrong ones look nearly finished, and of 100 strings they
-# write {glue:text}`transformer-peeks` and {glue:text}`transformer-unshifted`. So never trust a loss by itself: decode a
-# few sentences, early.
+# Of 100 strings the right model writes {glue:text}`transformer-writes-right` after these few steps, the one without a
+# mask {glue:text}`transformer-writes-no-causal-mask`, and the one without a shift
+# {glue:text}`transformer-writes-no-shift`. A loss that stands on its floor after 20 steps is at least suspicious. The
+# missing mask has a curve like any other. So never trust a loss by itself: decode a few sentences, early.
 #
 # ### Seven quieter mistakes
 #
@@ -1760,7 +1809,7 @@ show.table(
 #
 # | What differs | Ours | The paper's | What it does |
 # |---|---|---|---|
-# | data | number words, 12,000 pairs | WMT 2014, millions of pairs | a regular language, learned in seconds |
+# | data | number words, 10,000 pairs | WMT 2014, millions of pairs | a regular language, learned in seconds |
 # | measure | exact match | BLEU | one wrong letter is a wrong answer |
 # | size | two layers of width 64 | six of 512, six of 1024 | the experiment fits a reader's patience |
 # | tokens | words in, letters out | pieces of words, shared | a long output, which the claim is about |
@@ -1804,9 +1853,10 @@ show.table(
 )
 
 # %% [markdown]
-# Two notes on honesty. The settings of both racers were chosen on pilot seeds of 100 and more; the judged seeds had
-# never been run. And the race is sensitive to its length: stop it earlier or let it run longer, and both halves of the
-# claim move. That is why its conditions were written down first.
+# Three notes on honesty. We saw pilots of short and of long problems before we chose the long one for the race, which
+# is why the short one is shown beside it. The settings of both racers were chosen on pilot seeds of 100 and more; the
+# judged seeds had never been run. And the race is sensitive to its length: stop it earlier or let it run longer, and
+# both halves of the claim move. That is why its conditions were written down first.
 #
 # ## Exercises
 #

@@ -3,7 +3,9 @@
 import hashlib
 import html
 import json
+import math
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +46,8 @@ def explore(
     arrays = {label: as_array(matrix) for label, matrix in matrices.items()}
     if not arrays:
         raise ValueError("explore needs at least one matrix")
-    high = max(np.abs(array).max() for array in arrays.values())
+    high = max(float(np.abs(array).max()) for array in arrays.values()) or 1.0
+    digits = 4 - math.ceil(math.log10(high))  # four of the largest value's: more would only make the page heavier
     signed = any((array < 0).any() for array in arrays.values())
     figures = {}
     for label, array in arrays.items():
@@ -54,32 +57,38 @@ def explore(
                 f"matrix {label!r} has shape {array.shape}, named are {len(names[0])} rows and {len(names[1])} columns"
             )
         cells = go.Heatmap(
-            z=[[float(f"{value:.4g}") for value in row] for row in array],
+            z=[[round(value, digits) for value in row] for row in array.tolist()],
+            y=_unlike(names[0]),
+            x=_unlike(names[1]),
             zmin=-high if signed else 0,
             zmax=high,
             colorscale="RdBu" if signed else "Viridis",
             reversescale=signed,
-            customdata=[[f"{r} → {c}" for c in names[1]] for r in names[0]],
-            hovertemplate="%{customdata}<br>%{z:.3f}<extra></extra>",
+            hovertemplate="%{y} → %{x}<br>%{z:.3~g}<extra></extra>",
             xgap=1,
             ygap=1,
             colorbar={"thickness": 10, "outlinewidth": 0, "len": 0.9},
         )
-        axis = {"tickmode": "array", "showgrid": False, "zeroline": False, "ticks": ""}
+        axis = {"type": "category", "showgrid": False, "zeroline": False, "ticks": "", "dtick": 1}
         figures[label] = go.Figure(
             cells,
             {
-                "xaxis": {**axis, "side": "top", "tickvals": list(range(len(names[1]))), "ticktext": names[1]},
-                "yaxis": {
-                    **axis,
-                    "autorange": "reversed",
-                    "tickvals": list(range(len(names[0]))),
-                    "ticktext": names[0],
-                },
+                "xaxis": {**axis, "side": "top"},
+                "yaxis": {**axis, "autorange": "reversed"},
                 "height": 130 + min(34, max(16, 420 // len(names[0]))) * len(names[0]),
             },
         )
     slider(figures, slider_label=slider_label, alt=alt, caption=caption)
+
+
+def _unlike(names: Sequence[str]) -> list[str]:
+    """The names, equal ones told apart by what nobody sees: to plotly equal names would be one row or column."""
+    seen: Counter[str] = Counter()
+    told = []
+    for name in map(str, names):
+        told.append(name + "\u200b" * seen[name])
+        seen[name] += 1
+    return told
 
 
 def slider(figures: Mapping[str, "go.Figure"], *, slider_label: str, alt: str, caption: str = "") -> None:
@@ -96,8 +105,16 @@ def slider(figures: Mapping[str, "go.Figure"], *, slider_label: str, alt: str, c
             raise ValueError(f"figure {label!r} has {len(figures[label].data)} traces, {labels[0]!r} {len(first.data)}")
     fig = go.Figure(first.data, first.layout)
     if len(labels) > 1:
+        plots = [json.loads(figure.to_json()) for figure in figures.values()]
+        layouts = _differences([plot["layout"] for plot in plots])
+        traces = [_differences([plot["data"][i] for plot in plots]) for i in range(len(first.data))]
         fig.frames = [
-            go.Frame(name=label, data=figures[label].data, layout=_changes(first, figures[label])) for label in labels
+            go.Frame(
+                name=label,
+                data=[{"type": trace.type, **traces[i][f]} for i, trace in enumerate(first.data)],
+                layout=layouts[f],
+            )
+            for f, label in enumerate(labels)
         ]
         now = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
         steps = [{"label": label, "method": "animate", "args": [[label], now]} for label in labels]
@@ -105,10 +122,11 @@ def slider(figures: Mapping[str, "go.Figure"], *, slider_label: str, alt: str, c
     show_plotly(fig, alt=alt, caption=caption)
 
 
-def _changes(first: "go.Figure", other: "go.Figure") -> dict[str, Any]:
-    """The axes of a frame, where they differ from the first figure's."""
-    base, layout = first.to_plotly_json()["layout"], other.to_plotly_json()["layout"]
-    return {key: layout[key] for key in layout if key != "template" and layout[key] != base.get(key)}
+def _differences(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is not the same in all; plotly keeps what a frame leaves out as the frame before had it."""
+    changing = [key for key in dict.fromkeys(key for part in parts for key in part) if key != "template"]
+    changing = [key for key in changing if any(part.get(key) != parts[0].get(key) for part in parts)]
+    return [{key: part[key] for key in changing if key in part} for part in parts]
 
 
 def show_plotly(fig: "go.Figure", *, alt: str, caption: str = "") -> None:

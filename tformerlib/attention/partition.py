@@ -1,0 +1,34 @@
+"""A map of tokens in shifted windows, by copies: roll, cut, mask; and back (Liu et al. 2021, sec. 3.2, fig. 4)."""
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+
+def fold_windows(qkv: Tensor, window: int, shift: int) -> Tensor:
+    """(B, H, W, 3, heads, D) to q, k and v (3, B, windows * heads, window^2, D): a window's heads are heads."""
+    rolled = qkv.roll((-shift, -shift), (1, 2)) if shift else qkv
+    return rearrange(rolled, "b (y p) (x q) s h d -> s b (y x h) (p q) d", p=window, q=window)
+
+
+def unfold_windows(x: Tensor, window: int, shift: int, height: int, width: int) -> Tensor:
+    """(B, windows * heads, window^2, D) to (B, H, W, heads, D): the inverse of fold_windows for one of q, k, v."""
+    down, across = height // window, width // window
+    x = rearrange(x, "b (y x h) (p q) d -> b (y p) (x q) h d", y=down, x=across, p=window)
+    return x.roll((shift, shift), (1, 2)) if shift else x
+
+
+def region_mask(window: int, shift: int, height: int, width: int, device: torch.device) -> Tensor:
+    """bool (windows, window^2, window^2): whether two tokens of a window were neighbors before the map was rolled.
+
+    Rolling brings opposite borders together in the last windows of each axis. Regions along an axis: 0, whole
+    windows; 1, the last window's part that stayed; 2, the part that came from the other border.
+    """
+
+    def regions(size: int) -> Tensor:
+        i = torch.arange(size, device=device)
+        return (i >= size - window).int() + (i >= size - shift).int()
+
+    region = 3 * regions(height)[:, None] + regions(width)
+    region = rearrange(region, "(y p) (x q) -> (y x) (p q)", p=window, q=window)
+    return region[:, :, None] == region[:, None, :]

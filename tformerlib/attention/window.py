@@ -1,0 +1,94 @@
+"""Attention inside the windows of a map of tokens, as Swin does it (Liu et al. 2021, sec. 3.2)."""
+
+import torch
+from torch import Tensor
+
+from .dispatch import interpreted, unavailable
+from .dot_product import attention
+from .fused import autocast
+from .fused_window import fused_window_attention
+from .partition import fold_windows, region_mask, unfold_windows
+
+LARGEST_TILE = 64  # tokens of a window whose scores one program holds whole
+
+
+def window_attention(
+    qkv: Tensor, bias: Tensor, *, window: int, shift: int = 0, scale: float | None = None, backend: str = "auto"
+) -> Tensor:
+    """softmax(scale * q k^T + bias) v inside windows of window x window tokens.
+
+    With `shift`, the grid of windows stands `shift` tokens further down and right, and wraps around. Tokens that only
+    wrapping brought together do not see each other: they are masked, where the official code adds -100 to their
+    scores; float32 weights are the same unless scores differ by more than about 80.
+
+    Args:
+        qkv: (B, H, W, 3, heads, D), a projection of every token.
+        bias: (heads, window^2, window^2), added to the scores of every window; its gradient is summed in a fixed order.
+        shift: 0 <= shift < window.
+        scale: factor on q @ k^T; 1 / sqrt(D) by default.
+        backend: "triton" for one kernel that reads and writes the map in place; "torch" for roll, cut, attend and put
+            back; "auto": the kernel on a GPU from sm_80 on, if a window has at most 64 tokens.
+
+    Returns:
+        (B, H, W, heads, D): flatten(-2) joins the heads without a copy.
+
+    Raises:
+        ValueError: a window that does not divide H and W. Pad before the projection, as the official code does: what
+            padding looks like after it depends on the projection's bias. Also: shapes that do not fit, an unknown
+            backend.
+        NotImplementedError: backend="triton" for what the kernel does not do; the message says what.
+    """
+    _check(qkv, bias, window, shift)
+    if backend not in ("auto", "triton", "torch"):
+        raise ValueError(f"backend={backend!r} is none of 'auto', 'triton', 'torch'")
+    (qkv,) = autocast(qkv)
+    height, width, heads = qkv.shape[1], qkv.shape[2], qkv.shape[4]
+    scale = qkv.shape[-1] ** -0.5 if scale is None else scale
+    against = obstacle(qkv, window) if backend == "triton" or (backend == "auto" and qkv.is_cuda) else "backend='torch'"
+    if not against and (backend == "triton" or not interpreted()):
+        return fused_window_attention(qkv, bias, window, shift, scale)
+    if backend == "triton":
+        raise NotImplementedError(f"backend='triton': {against}")
+    q, k, v = fold_windows(qkv, window, shift)
+    windows = (height // window) * (width // window)
+    mask = None
+    if shift:
+        mask = region_mask(window, shift, height, width, qkv.device).repeat_interleave(heads, 0)
+    out = attention(q, k, v, bias=bias.repeat(windows, 1, 1), mask=mask, scale=scale, backend=backend)
+    return unfold_windows(out, window, shift, height, width)
+
+
+def obstacle(qkv: Tensor, window: int) -> str:
+    """What keeps a call from the Triton kernel; "" if nothing does."""
+    if missing := unavailable(qkv.device):
+        return missing
+    if interpreted() and qkv.dtype == torch.bfloat16:
+        return "the interpreter computes bfloat16 wrongly"
+    if qkv.dtype == torch.float64 and not interpreted():
+        return "float64 goes through PyTorch"
+    if qkv.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        return f"the kernel does not take {qkv.dtype}"
+    if window**2 > LARGEST_TILE:
+        return "a window of more than 64 tokens does not fit one tile"
+    if qkv.shape[-1] > 128:
+        return "a head is wider than 128"
+    if qkv.numel() == 0:
+        return "qkv is empty"
+    if qkv.shape[1] * qkv.stride(1) >= 2**31:
+        return "one map has more than 2^31 elements"
+    return ""
+
+
+def _check(qkv: Tensor, bias: Tensor, window: int, shift: int) -> None:
+    if qkv.ndim != 6 or qkv.shape[3] != 3:
+        raise ValueError(f"qkv is (batch, height, width, 3, heads, head width), got {tuple(qkv.shape)}")
+    _, height, width, _, heads, _ = qkv.shape
+    if window < 1 or height % window or width % window:
+        raise ValueError(f"window={window} does not divide the map {(height, width)}: pad it before the projection")
+    if not 0 <= shift < window:
+        raise ValueError(f"shift={shift} is not in [0, window={window})")
+    if tuple(bias.shape) != (heads, window**2, window**2) or not bias.is_floating_point():
+        expected = (heads, window**2, window**2)
+        raise ValueError(
+            f"bias {tuple(bias.shape)} of {bias.dtype} is not (heads, window^2, window^2) = {expected}, float"
+        )
