@@ -33,7 +33,7 @@ from tformerlib.attention.compile_only import compile_kernels
 from tformerlib.attention.fused import Launch, fused_attention, parts
 from tformerlib.attention.fused_window import fused_window_attention
 
-# Minutes of interpreted kernels, and Triton is not among the pinned packages yet: `pytest -m slow tests/test_kernels.py`.
+# Minutes of interpreted kernels, and Triton is not pinned yet: `pytest -m slow tests/test_kernels.py` runs them.
 pytestmark = pytest.mark.slow
 
 REASON = dispatch.unavailable(torch.device("cpu"))

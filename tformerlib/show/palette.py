@@ -8,7 +8,6 @@ deficiencies; dashes and markers repeat the distinction for those who see no col
 SERIES = ("#2a78b8", "#c8601c", "#1f8a70", "#a3549f", "#8a7a1f", "#c2455a")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
-PLOTLY_DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot")
 
 LIGHT_PAGE, DARK_PAGE = "#fdfdfb", "#14171c"
 NEUTRAL = "#767676"  # text where no theme is known: about 4:1 or more on white and on black alike
