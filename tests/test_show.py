@@ -265,6 +265,16 @@ def test_parity_stops_at_an_error_above_tolerance_and_at_nan(capsys: pytest.Capt
             show.parity("ours against theirs", error, 2e-5)
 
 
+def test_a_sentence_that_a_run_contradicts_is_marked_and_one_that_holds_is_left_alone(shown: Shown) -> None:
+    show.expect(True, "attention is ahead")
+    assert not shown
+    show.expect(False, "attention is ahead at $d = 64$")
+    assert shown[0]["text/plain"] == "Not so in this run: attention is ahead at $d = 64$."
+    assert "tf-not-so" in shown[0]["text/html"] and r"\(d = 64\)" in shown[0]["text/html"]
+    with pytest.raises(ValueError, match="what should hold"):
+        show.expect(True, " ")
+
+
 def test_glue_is_hidden_and_named_for_myst(shown: Shown) -> None:
     show.glue("gain", "12.5 points")
     assert shown[0]["metadata"] == {"scrapbook": {"name": "gain", "mime_prefix": prose.GLUE_PREFIX}}

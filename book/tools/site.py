@@ -161,7 +161,7 @@ def stamp(book: Book, name: str) -> str:
     slug = urlparse(book.repository).path
     colab = f"https://colab.research.google.com/github{slug}/blob/{NOTEBOOK_BRANCH}/{name}.ipynb"
     machine = ", ".join(
-        [run["device"], f"{run['threads']} threads", run["isa"], f"torch {run['torch']}", f"Python {run['python']}"]
+        [run["device"], f"{run['threads']} thread{'s' if run['threads'] > 1 else ''}", run["isa"], f"torch {run['torch']}", f"Python {run['python']}"]
     )
     commit = run["commit"]
     link = f'<a href="{book.repository}/commit/{esc(commit.rstrip("+"))}">{esc(commit)}</a>' if commit else "unknown"
