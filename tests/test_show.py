@@ -16,7 +16,7 @@ import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from tformerlib import show
+from tformerlib import records, show
 from tformerlib.show import charts, frame, palette, prose
 
 Shown = list[dict[str, Any]]
@@ -27,7 +27,7 @@ WEIGHTS = np.array([[0.9, 0.1], [0.25, 0.75]])
 def shown(monkeypatch: pytest.MonkeyPatch) -> Shown:
     """What a notebook would display: the MIME bundles, in order."""
     bundles: Shown = []
-    for module in (frame, prose):
+    for module in (frame, prose, records):
         monkeypatch.setattr(module, "in_kernel", lambda: True)
     monkeypatch.setattr(
         "IPython.display.display", lambda bundle, raw, metadata=None: bundles.append({**bundle, "metadata": metadata})

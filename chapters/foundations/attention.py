@@ -1324,7 +1324,7 @@ show.table(
 # | fixed vector | both directions, equal parameters | one direction, fewer parameters | in favor of the baseline |
 # | Luong's decoder | no input feeding | input feeding | all steps train in parallel |
 # | optimizer | Adam, cosine | Adadelta; SGD | not measured |
-# | the factor $\sqrt{d}$ | heads of width 128 in a model of width 32, one learning rate | heads of width 64 in one of 512 | a wide head in a small model shows the effect; another rate may shrink it |
+# | heads, for $\sqrt{d}$ | 128 wide in a model of 32, one rate | 64 wide in 512 | another rate may shrink the gap |
 # | decoding | greedy | beam search | not measured here; the next chapter has beams |
 #
 # The verdicts, over the seeds of this run and any that were recorded before:
