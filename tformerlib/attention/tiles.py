@@ -57,7 +57,11 @@ ANY = 1 << 62
 
 FORWARD: Table[Forward] = {
     INTERPRETED: [(ANY, ANY, Forward(16, 16, 1, 4))],
-    FLOAT32: [(128, ANY, Forward(64, 32, 2, 8)), (ANY, ANY, Forward(32, 16, 2, 4))],
+    FLOAT32: [
+        (128, ANY, Forward(64, 32, 2, 8)),
+        (256, ANY, Forward(32, 16, 2, 4)),
+        (ANY, ANY, Forward(32, 16, 1, 4)),
+    ],
     80: [
         (64, ANY, Forward(128, 64, 3, 4)),
         (128, ANY, Forward(128, 64, 3, 8)),
