@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -110,11 +111,11 @@ def test_head_widths(width, value_width, dtype):
     check(random(200, 330, width=width, value_width=value_width), dtype, causal=True)
 
 
-def options_of(kind: str, n: int, m: int) -> tuple[dict[str, object], tuple[int, ...] | None]:
+def options_of(kind: str, n: int, m: int) -> tuple[dict[str, Any], Any]:
     """Options of a kind of call, and the shape of its bias."""
     lengths = torch.tensor([[m // 2], [0]], device="cuda")
     padding = torch.arange(m, device="cuda") < lengths
-    return {
+    kinds: dict[str, tuple[dict[str, Any], Any]] = {
         "padding": ({"key_mask": padding}, None),
         "padding on the left": ({"key_mask": ~padding}, None),
         "padding with holes": ({"key_mask": padding & (torch.arange(m, device="cuda") % 3 > 0)}, None),
@@ -127,11 +128,14 @@ def options_of(kind: str, n: int, m: int) -> tuple[dict[str, object], tuple[int,
         "bias for heads and batch, padding": ({"key_mask": padding}, (1, 1, n, m)),
         "bias of keys": ({}, (2, 1, 1, m)),
         "bias of queries": ({"scale": 0.2}, (1, 4, n, 1)),
-    }[kind]  # fmt: skip
+    }  # fmt: skip
+    return kinds[kind]
 
 
-KINDS = ["padding", "padding on the left", "padding with holes", "mask", "window", "causal window", "soft cap",
-         "own bias", "bias for the batch", "bias for heads and batch, padding", "bias of keys", "bias of queries"]  # fmt: skip
+KINDS = [
+    "padding", "padding on the left", "padding with holes", "mask", "window", "causal window", "soft cap", "own bias",
+    "bias for the batch", "bias for heads and batch, padding", "bias of keys", "bias of queries",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -150,6 +154,10 @@ def test_windows(window, shift, side, width, dtype):
     torch.manual_seed(side)
     qkv = torch.randn(5, side, side, 3, 3, width, device="cuda").to(dtype)
     bias = torch.randn(3, window**2, window**2, device="cuda")
+    if dtype == torch.float32 and width > 32:
+        with pytest.raises(NotImplementedError, match="float32 head is wider than 32"):
+            window_attention(qkv, bias, window=window, shift=shift, backend="triton")
+        return
     direction = torch.randn(5, side, side, 3, width, device="cuda")
 
     def run(backend: str, dtype: torch.dtype) -> list[Tensor]:
@@ -269,8 +277,8 @@ for options in ({"bias": bias}, {"bias": bias[:, :, :1], "key_mask": padding}, {
         options["bias"] = leaves[2]
     out = attention(leaves[0], leaves[1], leaves[1], backend="triton", **options)
     torch.autograd.grad(out.sum(), leaves, allow_unused=True)
-qkv, table = torch.randn(1, 14, 14, 3, 2, 24, device="cuda").half().requires_grad_(), torch.randn(2, 49, 49, device="cuda")
-window_attention(qkv, table.requires_grad_(), window=7, shift=3, backend="triton").sum().backward()
+qkv, table = torch.randn(1, 14, 14, 3, 2, 24, device="cuda").half(), torch.randn(2, 49, 49, device="cuda")
+window_attention(qkv.requires_grad_(), table.requires_grad_(), window=7, shift=3, backend="triton").sum().backward()
 torch.cuda.synchronize()
 """
 

@@ -10,6 +10,7 @@ import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,11 +31,8 @@ from tformerlib.attention import (
     window_attention,
 )
 from tformerlib.attention.compile_only import compile_kernels
-from tformerlib.attention.fused import Launch, fused_attention, parts
-from tformerlib.attention.fused_window import fused_window_attention
-
-# Minutes of interpreted kernels, and Triton is not pinned yet: `pytest -m slow tests/test_kernels.py` runs them.
-pytestmark = pytest.mark.slow
+from tformerlib.attention.fused import Launch, autocast, fused_attention, near, parts
+from tformerlib.attention.fused_window import fused_window_attention, span
 
 REASON = dispatch.unavailable(torch.device("cpu"))
 interpreted = pytest.mark.skipif(bool(REASON), reason=REASON)
@@ -42,7 +40,7 @@ BACKENDS = ["torch", pytest.param("triton", marks=interpreted)]
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-9}  # the tanh of the kernels is a series, right to about 1e-11
 
 # queries, keys, query heads, key heads, head width, value width, options; interpreted tiles are 16 x 16
-CASES = {
+CASES: dict[str, tuple[int, int, int, int, int, int, dict[str, Any]]] = {
     "plain": (20, 35, 2, 2, 24, 8, {}),
     "causal, grouped, fewer queries than keys": (20, 35, 4, 2, 40, 20, {"causal": True}),
     "causal, rows that see nothing": (35, 18, 2, 2, 5, 16, {"causal": True, "bias": (2, 2, 35, 18)}),
@@ -56,7 +54,7 @@ CASES = {
 }  # fmt: skip
 
 
-def problem(case: str, dtype: torch.dtype) -> tuple[list[Tensor], dict[str, object]]:
+def problem(case: str, dtype: torch.dtype) -> tuple[list[Tensor], dict[str, Any]]:
     """Wide random inputs, heads split as layers leave them; some row of a mask, some entry of padding sees nothing."""
     n, m, heads, groups, width, value_width, given = CASES[case]
     torch.manual_seed(len(case))
@@ -64,7 +62,7 @@ def problem(case: str, dtype: torch.dtype) -> tuple[list[Tensor], dict[str, obje
         (2 * torch.randn(2, length, h, w, dtype=dtype)).transpose(1, 2).requires_grad_()
         for length, h, w in ((n, heads, width), (m, groups, width), (m, groups, value_width))
     )
-    options: dict[str, object] = dict(given)
+    options = dict(given)
     if "bias" in given:
         options["bias"] = torch.randn(given["bias"], dtype=dtype, requires_grad=True)
     if "mask" in given:
@@ -113,7 +111,8 @@ def watched(monkeypatch) -> None:
         return store(self, pointers, value, mask, *rest)
 
     def watched_run(launch: Launch) -> None:
-        loads.clear(), stores.clear()
+        loads.clear()
+        stores.clear()
         run(launch)
         read = np.unique(np.concatenate([x.ravel() for x in loads]))
         owned = [np.unique(np.concatenate([x.ravel() for x in written])) for written in stores.values()]
@@ -245,6 +244,7 @@ def mutated(source: types.ModuleType, old: str, new: str, folder: Path) -> Itera
     file = folder / "planted.py"
     file.write_text(text.replace(old, new).replace("from .kernels", "from tformerlib.attention.kernels"))
     spec = importlib.util.spec_from_file_location("planted", file)
+    assert spec and spec.loader
     planted = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(planted)
     with pytest.MonkeyPatch.context() as patch:
@@ -410,6 +410,24 @@ def test_a_second_derivative_is_refused_by_name():
             gradient.sum().backward()
 
 
+def test_autocast_is_torchs_own():
+    """float64 stays, as in torch's attention; the rest is cast."""
+    x = torch.randn(2, 2, 3, 4, dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        for dtype in (torch.float64, torch.float32, torch.float16):
+            y = torch.nn.functional.scaled_dot_product_attention(*[x.to(dtype)] * 3)
+            assert autocast(x.to(dtype))[0].dtype == attention(*[x.to(dtype)] * 3).dtype == y.dtype
+
+
+def test_tiles_count_in_32_bits_only_what_fits():
+    """Rows that lie 2^23 elements apart are copied; so are maps, and a qkv whose map reaches too far is refused."""
+    for strides, copied in (((0, 0, 2**23 - 1, 1), False), ((0, 0, 2**23, 1), True), ((0, 0, 1, 2**24), True)):
+        x = torch.empty(1, device="meta").as_strided((1, 1, 128, 128), strides)
+        assert (near(x) is not x) == copied and max(near(x).stride()[-2:]) * 128 < 2**31
+    for strides in ((0, 2**28, 1), (0, 1, 2**28)):
+        assert span(torch.empty(1, device="meta").as_strided((1, 9, 9), strides)) >= 2**31
+
+
 @interpreted
 @pytest.mark.parametrize(
     "call, message",
@@ -486,6 +504,9 @@ def test_dispatch_follows_its_rules(gpu, monkeypatch):
     wide = on_gpu(width=512)
     assert explain(wide, wide, wide, window=3) == ("sdpa", "a head is wider than 256")
     assert "float64" in explain(*[on_gpu(dtype=torch.float64)] * 3, window=3).reason
+    single = on_gpu(dtype=torch.float32)
+    assert explain(single, single, single, key_mask=padding).path == "sdpa"  # no tensor cores for exact products
+    assert explain(single, single, single, softcap=30.0).path == "triton"  # the other way stores all scores
     table = {"90": {"64": {"forward": {"dense": {"256": 1.2, "4096": 0.9}, "causal": {"512": 0.99}}}}}
     monkeypatch.setattr(dispatch, "MEASURED", table)
     assert [explain(*[on_gpu(n)] * 3).path for n in (200, 512, 2048, 16384)] == ["triton", "triton", "sdpa", "sdpa"]
@@ -505,7 +526,8 @@ def test_the_committed_table_was_measured():
     results = Path(package.__file__).parents[2] / "benchmarks" / "results"
     recorded = [json.loads(file.read_text()) for file in results.glob("*.json")]
     for arch, row in dispatch.MEASURED.items():
-        assert any(result["dispatch"].get(arch) == row for result in recorded), f"nothing recorded holds sm_{arch}"
+        found = any(result.get("dispatch", {}).get(arch) == row for result in recorded)
+        assert found, f"nothing recorded holds sm_{arch}"
 
 
 def test_head_widths_are_covered_by_powers_of_two():
@@ -532,7 +554,7 @@ def fits(compiled) -> bool:
     "kernels, arch, width, length, spilled",
     [
         (["forward"], (80, 89, 90), 80, 1024, 0),  # 64 + 16
-        (["backward"], (90,), 64, 1024, 0),
+        (["backward"], (89, 90), 64, 1024, 0),
         (["window_forward", "window_backward"], (80, 90), 32, 7, 0),
     ],
 )
@@ -556,5 +578,16 @@ def test_an_older_gpu_gets_no_tensor_cores():
 @pytest.mark.parametrize("features", [(), ("causal", "padding", "bias"), ("mask", "window", "softcap", "grouped")])
 def test_every_tile_fits_its_card(arch, width, features):
     kernels = ["forward", "backward", *(["bias_gradient"] if "bias" in features else [])]
-    assert all(map(fits, compile_kernels(*kernels, arch=(arch,), width=width, features=features)))
-    assert all(map(fits, compile_kernels("forward", "backward", arch=(arch,), width=width, dtype="float32")))
+    for dtype in ("bfloat16", "float32", "tf32"):
+        for compiled in compile_kernels(*kernels, arch=(arch,), width=width, dtype=dtype, features=features):
+            assert fits(compiled), compiled[:-1]
+
+
+@compiles
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", [80, 89, 90])
+@pytest.mark.parametrize("width, dtype", [(16, "bfloat16"), (64, "bfloat16"), (128, "bfloat16"), (32, "float32")])
+def test_every_window_fits_its_card(arch, width, dtype):
+    kernels = ("window_forward", "window_backward")
+    for compiled in compile_kernels(*kernels, arch=(arch,), width=width, dtype=dtype, length=8):
+        assert fits(compiled), compiled[:-1]

@@ -52,6 +52,7 @@ def compile_kernels(
 
     Args:
         width: of a head.  length: queries and keys (for windows: the side of the window, at most 8).
+        dtype: of torch, or "tf32": float32 whose products may be rounded to TF32.
         features: of FEATURES; "window" is a sliding window of 128, "grouped" two query heads to a key head.
 
     Raises:
@@ -106,7 +107,8 @@ def assemble(ptx: str, arch: int) -> tuple[int, int]:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "kernel.ptx"
         source.write_text(ptx)
-        command = [get_ptxas(arch).path, "-v", f"--gpu-name={target[1] if target else ''}", str(source), "-o", f"{source}.cubin"]
+        name, cubin = f"--gpu-name={target[1] if target else ''}", f"{source}.cubin"
+        command = [get_ptxas(arch).path, "-v", name, str(source), "-o", cubin]
         report = subprocess.run(command, capture_output=True, text=True, check=False)
     used, stores = (re.search(pattern, report.stderr) for pattern in (r"Used (\d+) reg", r"(\d+) bytes spill stores"))
     if used is None or stores is None:
@@ -118,7 +120,8 @@ def launches(
     kernels: list[str], arch: int, width: int, dtype: str, length: int, features: list[str]
 ) -> Iterator[Launch]:
     """Launches on tensors without storage."""
-    batch, heads, kind = 2, 4, getattr(torch, dtype)
+    batch, heads, kind = 2, 4, torch.float32 if dtype == "tf32" else getattr(torch, dtype)
+    torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
 
     def empty(*shape: int, dtype: torch.dtype = kind) -> torch.Tensor:
         return torch.empty(*shape, dtype=dtype, device="meta")
@@ -153,7 +156,7 @@ def main() -> None:
     parser.add_argument("kernels", nargs="+", choices=KERNELS)
     parser.add_argument("--arch", nargs="+", type=int, default=[80], help="90 for sm_90")
     parser.add_argument("--width", type=int, default=64, help="of a head")
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--dtype", default="bfloat16", help="of torch, or tf32")
     parser.add_argument("--length", type=int, default=1024, help="queries and keys, or the side of a window")
     parser.add_argument("--with", nargs="*", default=[], dest="features", choices=FEATURES)
     parser.add_argument("--ptx", action="store_true", help="print the code, too")

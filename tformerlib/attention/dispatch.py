@@ -61,6 +61,8 @@ def choose(
         return Choice(torchs, "the kernels are interpreted (TRITON_INTERPRET=1), which is for teaching")
     if torchs == "plain":
         return Choice("triton", "PyTorch has no fused kernel with a soft cap" if softcap else "PyTorch keeps the LSE")
+    if q.dtype == torch.float32:
+        return Choice(torchs, "float32: PyTorch's kernels are made for products without tensor cores, ours are not")
     if q.shape[2] < FEW:
         return Choice(torchs, "too few queries to fill a tile")
     if key_mask is not None:
@@ -106,7 +108,7 @@ def obstacle(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float 
 
 def measured(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> float:
     """Our speed over PyTorch's best for the nearest length in the table; 0 if it says nothing of such a call."""
-    if q.dtype == torch.float32 or q.shape[3] != v.shape[3] or q.shape[1] != k.shape[1]:
+    if q.shape[3] != v.shape[3] or q.shape[1] != k.shape[1]:
         return 0.0
     kind = "training" if q.requires_grad and torch.is_grad_enabled() else "forward"
     row = MEASURED.get(str(architecture(q.device)), {}).get(str(q.shape[3]), {}).get(kind, {})

@@ -49,16 +49,17 @@ class Problem:
         self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, key_mask: Tensor | None,
         scale: float, causal: bool, window: int, softcap: float, arch: int,
     ) -> None:  # fmt: skip
-        self.q, self.k, self.v = (rows_contiguous(x) for x in (q, k, v))
+        self.q, self.k, self.v = (addressable(x) for x in (q, k, v))
         self.batch, self.heads, self.n, self.width = q.shape
         self.groups, self.m, self.value_width = k.shape[1], k.shape[2], v.shape[3]
         full = (self.batch, self.heads, self.n, self.m)
         self.bias_shape = None if bias is None else tuple(bias.shape)
-        self.bias = None if bias is None else bias.expand(full)
-        self.mask = None if mask is None else mask.expand(full).view(torch.uint8)
+        self.bias = None if bias is None else near(bias).expand(full)
+        self.mask = None if mask is None else near(mask).expand(full).view(torch.uint8)
         self.key_mask = None if key_mask is None else key_mask.view(torch.uint8)
         self.bounds = None if key_mask is None else torch.empty(self.batch, 3, dtype=torch.int32, device=q.device)
-        self.scale, self.arch = scale, arch
+        wide = q.dtype == torch.float32 and arch != tiles.INTERPRETED
+        self.scale, self.arch = scale, tiles.FLOAT32 if wide else arch
         self.acc = accumulator(q.dtype)
         d0, d1 = parts(self.width)
         e0, e1 = parts(self.value_width)
@@ -157,6 +158,15 @@ def rows_contiguous(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
+def near(x: Tensor) -> Tensor:
+    """Offsets inside a tile of at most 128 x 128 are 32-bit numbers: rows and columns must not lie too far apart."""
+    return x if max(x.stride()[-2:]) < 2**23 else x.contiguous()
+
+
+def addressable(x: Tensor) -> Tensor:
+    return near(rows_contiguous(x))
+
+
 def strides(x: Tensor | None) -> tuple[int, ...]:
     return () if x is None else x.stride()
 
@@ -175,7 +185,7 @@ def autocast(*tensors: Tensor) -> list[Tensor]:
     kind = tensors[0].device.type
     if not torch.is_autocast_enabled(kind):
         return list(tensors)
-    return [x.to(torch.get_autocast_dtype(kind)) for x in tensors]
+    return [x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(kind)) for x in tensors]
 
 
 def on(device: torch.device) -> AbstractContextManager[object]:
@@ -237,7 +247,8 @@ def fused_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k, v and bias; the last is empty unless asked for."""
     problem = Problem(q, k, v, bias, mask, key_mask, scale, causal, window, softcap, architecture(q.device))
-    do, delta = rows_contiguous(do), torch.empty_like(lse)
+    o, do, lse = addressable(o), addressable(do), lse.contiguous()
+    delta = torch.empty_like(lse)
     dq, dk, dv, dbias = fake_gradients(q, k, v, bias if bias_gradient else None)
     shared = any(problem.shared_axes())
     with on(q.device):
@@ -257,7 +268,7 @@ def fused_attention_backward(
 def fake_gradients(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Laid out in memory as the tensors are, where those fill their memory."""
     dbias = q.new_empty(0) if bias is None else bias.new_empty(bias.shape)
-    dq, dk, dv = (torch.empty_like(rows_contiguous(x)) for x in (q, k, v))
+    dq, dk, dv = (torch.empty_like(addressable(x)) for x in (q, k, v))
     return dq, dk, dv, dbias
 
 

@@ -50,6 +50,15 @@ class WindowProblem:
         return self.qkv.new_empty(self.programs, self.heads, self.count, self.count, dtype=self.acc)
 
 
+def span(x: Tensor) -> int:
+    """Elements between the first and the last token of a map (B, H, W, ...): the kernels count them in 32 bits."""
+    return (x.shape[1] - 1) * x.stride(1) + (x.shape[2] - 1) * x.stride(2)
+
+
+def addressable(x: Tensor) -> Tensor:
+    return rows_contiguous(x) if span(x) < 2**31 else x.contiguous()
+
+
 @torch.library.custom_op("tformerlib::window_attention", mutates_args=())
 def fused_window_attention(qkv: Tensor, bias: Tensor, window: int, shift: int, scale: float) -> Tensor:
     """(B, H, W, heads, D) by the Triton kernel. What it takes is checked by `window.obstacle`."""
@@ -77,7 +86,7 @@ def fused_window_backward(
     dqkv, dbias = _gradients(qkv, bias, bias_gradient)
     partial = problem.partial_bias() if bias_gradient else None
     with on(qkv.device):
-        problem.backward(rows_contiguous(do), dqkv, partial).run()
+        problem.backward(addressable(do), dqkv, partial).run()
         if partial is not None:
             dbias.copy_(partial.sum(0))
     return dqkv, dbias

@@ -500,11 +500,11 @@ def attention_bias_gradient(
     out = DBias + split.to(tl.int64) * dbias_s[0] + (i // heads).to(tl.int64) * dbias_s[1]
     out += (i % heads).to(tl.int64) * dbias_s[2]
     if OVER_ROWS and OVER_KEYS:
-        tl.store(out + row_block * dbias_s[3] + key_block, tl.sum(tl.sum(total, 1), 0))
+        tl.store(out + row_block.to(tl.int64) * dbias_s[3] + key_block, tl.sum(tl.sum(total, 1), 0))
     elif OVER_ROWS:
-        tl.store(out + row_block * dbias_s[3] + key + c, tl.sum(total, 0), mask=in_range)
+        tl.store(out + row_block.to(tl.int64) * dbias_s[3] + key + c, tl.sum(total, 0), mask=in_range)
     elif OVER_KEYS:
-        tl.store(out + (row + r) * dbias_s[3] + key_block, tl.sum(total, 1), mask=rows_ok)
+        tl.store(out + (row + r).to(tl.int64) * dbias_s[3] + key_block, tl.sum(total, 1), mask=rows_ok)
     else:
         where = out + row.to(tl.int64) * dbias_s[3] + key + r[:, None] * dbias_s[3] + c[None, :]
         tl.store(where, total, mask=rows_ok[:, None] & in_range[None, :])

@@ -51,66 +51,66 @@ Tile = TypeVar("Tile")
 Table = dict[int, list[tuple[int, int, Tile]]]  # architecture -> (widest head in 16-bit elements, longest row, tiles)
 
 INTERPRETED = 0  # the "architecture" of a CPU; its tiles are small, so that small tests walk over several
+FLOAT32 = 1  # of any GPU: products that no tensor core computes keep their operands in registers, so tiles are small
 SHARED_MEMORY = {80: 163, 86: 99, 89: 99, 90: 227}  # KiB that one program may use
 ANY = 1 << 62
 
 FORWARD: Table[Forward] = {
     INTERPRETED: [(ANY, ANY, Forward(16, 16, 1, 4))],
+    FLOAT32: [
+        (128, ANY, Forward(64, 32, 2, 8)),
+        (256, ANY, Forward(32, 16, 2, 4)),
+        (ANY, ANY, Forward(32, 16, 1, 4)),
+    ],
     80: [
         (64, ANY, Forward(128, 64, 3, 4)),
         (128, ANY, Forward(128, 64, 3, 8)),
         (256, ANY, Forward(64, 32, 2, 4)),
-        (512, ANY, Forward(32, 16, 2, 4)),
     ],
     86: [
         (64, ANY, Forward(128, 64, 2, 4)),
         (128, ANY, Forward(128, 32, 2, 8)),
         (256, ANY, Forward(64, 16, 2, 4)),
-        (512, ANY, Forward(16, 16, 1, 4)),
     ],
     90: [
         (64, 256, Forward(64, 64, 3, 4)),
         (64, ANY, Forward(128, 128, 3, 8)),
         (128, ANY, Forward(128, 64, 3, 8)),
         (256, ANY, Forward(128, 32, 2, 8)),
-        (512, ANY, Forward(32, 16, 2, 4)),
     ],
 }
 BACKWARD: Table[Backward] = {
     INTERPRETED: [(ANY, ANY, Backward(16, 16, 16, 16, 1, 4))],
+    FLOAT32: [(128, ANY, Backward(32, 32, 32, 32, 1, 8)), (ANY, ANY, Backward(16, 16, 16, 16, 1, 4))],
     80: [
         (64, ANY, Backward(64, 64, 64, 64, 2, 4)),
         (128, ANY, Backward(64, 64, 64, 64, 2, 8)),
         (256, ANY, Backward(32, 32, 32, 32, 2, 4)),
-        (512, ANY, Backward(16, 16, 16, 16, 1, 4)),
     ],
     86: [
         (64, ANY, Backward(64, 64, 64, 64, 2, 4)),
         (128, ANY, Backward(32, 64, 64, 32, 2, 4)),
         (256, ANY, Backward(32, 32, 32, 32, 1, 4)),
-        (512, ANY, Backward(16, 16, 16, 16, 1, 4)),
     ],
     90: [
         (64, 256, Backward(64, 64, 64, 64, 3, 4)),
         (64, ANY, Backward(64, 128, 128, 64, 3, 8)),
         (128, ANY, Backward(64, 128, 128, 64, 2, 8)),
         (256, ANY, Backward(32, 64, 64, 32, 2, 8)),
-        (512, ANY, Backward(16, 16, 16, 16, 1, 4)),
     ],
 }
 BIAS: Table[Forward] = {  # the gradient of a shared bias
     INTERPRETED: [(ANY, ANY, Forward(16, 16, 1, 4))],
+    FLOAT32: [(ANY, ANY, Forward(32, 32, 1, 4))],
     80: [
         (64, ANY, Forward(64, 64, 2, 8)),
         (128, ANY, Forward(64, 32, 2, 4)),
         (256, ANY, Forward(32, 32, 1, 4)),
-        (512, ANY, Forward(16, 16, 1, 4)),
     ],
     90: [
         (64, ANY, Forward(64, 64, 2, 4)),
         (128, ANY, Forward(64, 64, 2, 8)),
         (256, ANY, Forward(32, 32, 2, 4)),
-        (512, ANY, Forward(16, 16, 1, 4)),
     ],
 }
 WINDOW: Table[Window] = {
@@ -122,7 +122,7 @@ BIAS_PROGRAMS = 512  # aimed at when a sum over the batch is split: a constant, 
 
 def find(table: Table[Tile], arch: int, width: int, length: int = ANY) -> Tile:
     """The first fitting row of the newest architecture that is not newer than `arch`."""
-    known = INTERPRETED if arch == INTERPRETED else max(known for known in table if known <= max(arch, 80))
+    known = arch if arch in (INTERPRETED, FLOAT32) else max(known for known in table if known <= max(arch, 80))
     return next(tile for widest, longest, tile in table[known] if width <= widest and length <= longest)
 
 

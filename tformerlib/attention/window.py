@@ -6,7 +6,7 @@ from torch import Tensor
 from .dispatch import interpreted, unavailable
 from .dot_product import attention
 from .fused import autocast
-from .fused_window import fused_window_attention
+from .fused_window import fused_window_attention, span
 from .partition import fold_windows, region_mask, unfold_windows
 
 LARGEST_TILE = 64  # tokens of a window whose scores one program holds whole
@@ -27,7 +27,7 @@ def window_attention(
         shift: 0 <= shift < window.
         scale: factor on q @ k^T; 1 / sqrt(D) by default.
         backend: "triton" for one kernel that reads and writes the map in place; "torch" for roll, cut, attend and put
-            back; "auto": the kernel on a GPU from sm_80 on, if a window has at most 64 tokens.
+            back; "auto": the kernel on a GPU from sm_80 on, in 16 bits, if a window has at most 64 tokens.
 
     Returns:
         (B, H, W, heads, D): flatten(-2) joins the heads without a copy.
@@ -44,7 +44,8 @@ def window_attention(
     (qkv,) = autocast(qkv)
     height, width, heads = qkv.shape[1], qkv.shape[2], qkv.shape[4]
     scale = qkv.shape[-1] ** -0.5 if scale is None else scale
-    against = obstacle(qkv, window) if backend == "triton" or (backend == "auto" and qkv.is_cuda) else "backend='torch'"
+    tried = backend == "triton" or (backend == "auto" and qkv.is_cuda and qkv.dtype != torch.float32)
+    against = obstacle(qkv, window) if tried else "PyTorch"
     if not against and (backend == "triton" or not interpreted()):
         return fused_window_attention(qkv, bias, window, shift, scale)
     if backend == "triton":
@@ -72,10 +73,12 @@ def obstacle(qkv: Tensor, window: int) -> str:
         return "a window of more than 64 tokens does not fit one tile"
     if qkv.shape[-1] > 128:
         return "a head is wider than 128"
+    if qkv.dtype == torch.float32 and qkv.shape[-1] > 32 and not interpreted():
+        return "a float32 head is wider than 32, which does not fit a program's registers"
     if qkv.numel() == 0:
         return "qkv is empty"
-    if qkv.shape[1] * qkv.stride(1) >= 2**31:
-        return "one map has more than 2^31 elements"
+    if span(qkv) >= 2**31:
+        return "one map reaches over more than 2^31 elements"
     return ""
 
 
