@@ -170,6 +170,15 @@ def test_a_failure_keeps_the_last_good_notebook(book):
     assert run(job) == "executed" and not failed.exists()
 
 
+def test_two_runs_side_by_side_do_not_share_sockets(book):
+    """Two kernels of one working directory would otherwise both listen at kernel-ipc-1."""
+    listing = 'import os\nprint("sockets:", [name for name in os.listdir() if "ipc" in name])\n'
+    edit(book, "chapters/p/one.py", "record = {", listing + "record = {")
+    job = Job(book, "one")
+    run(job)
+    assert "sockets: []" in job.output.read_text()
+
+
 def test_a_dead_kernel_is_a_failure(book):
     edit(book, "tformerlib/left.py", "value = 1", "import os\nos._exit(9)")
     with pytest.raises(ChapterError, match="cell 2: the kernel died"):

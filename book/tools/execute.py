@@ -13,6 +13,7 @@ import platform
 import resource
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -149,7 +150,9 @@ def _papermill(job: Job, source: NotebookNode, saved: Path) -> NotebookNode:
     from traitlets.config import Config
 
     own = defaults(source)
-    with Progress(job, source) as progress:
+    with Progress(job, source) as progress, tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
+        # A TCP port can be taken before it is used; sockets of a default name would be those of a run beside this one.
+        manager = {"transport": "ipc", "ip": f"{sockets}/ipc"}
         try:
             return papermill.execute_notebook(
                 source,
@@ -160,7 +163,7 @@ def _papermill(job: Job, source: NotebookNode, saved: Path) -> NotebookNode:
                 cwd=job.book.root,
                 progress_bar=False,
                 start_timeout=KERNEL_START,
-                config=Config({"KernelManager": {"transport": "ipc"}}),  # a TCP port can be taken before it is used
+                config=Config({"KernelManager": manager}),
                 on_cell_start=progress.cell,
             )
         except papermill.PapermillExecutionError as error:
