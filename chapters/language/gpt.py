@@ -20,8 +20,8 @@
 # - measure what pretraining buys, how loss falls with size, and what a model that counts can do against it;
 # - draw from a model with temperature, top-k and top-p, and find the heads that copy.
 #
-# **Time**: a little over a minute on one CPU core; the line above says what this copy took. The larger profiles are sized for a
-# quarter of an hour on a T4 and an hour on a large GPU. **Before**: {ref}`attention` and {ref}`transformer`.
+# **Time**: a little over a minute on one CPU core; the line above says what this copy took. The larger profiles are
+# sized for a quarter of an hour on a T4 and an hour on a large GPU. **Before**: {ref}`attention`, {ref}`transformer`.
 
 # %% tags=["bootstrap"]
 # tformerlib is installed, or lies above this folder, or (Colab) comes from the repository; torch stays as it is.
@@ -41,18 +41,22 @@ if importlib.util.find_spec("tformerlib") is None:
         subprocess.run([*pip, "einops", "num2words", "babel", "sacrebleu"], check=True)
 
 # %%
+import ast
+import html
 import io
 import json
 import math
 import random
 import re
 import tokenize
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 
+import plotly.graph_objects as go
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -84,7 +88,6 @@ files = data.standard_library()
 seen_files, held_files = data.split_packages(files)
 texts = [file.text for file in seen_files[:: run.pick(quick=7, colab=1, full=1)]]  # every seventh file in quick
 held_texts = [file.text for file in held_files]
-characters = sum(map(len, texts))
 show.table(
     [
         {"part": name, "files": len(part), "characters": sum(map(len, part))}
@@ -834,23 +837,63 @@ for name, choice in ways.items():
 # %% [markdown]
 # It has indents, colons, `self.` and brackets, and no idea what the function is for. That is about what a model of this
 # size can know after so few tokens. How much of it is Python? One measure: of many drawn texts, how many lines could
-# stand in a program?
+# stand in a program? Draw some more first: the slider goes through three beginnings at four temperatures.
+
+
+# %%
+def text_figure(text: str, width: int = 44, lines: int = 18) -> go.Figure:
+    """A text as a picture: long lines are broken, what does not fit is left out."""
+    rows = [line[i : i + width] for line in text.split("\n") for i in range(0, max(1, len(line)), width)][:lines]
+    labels = [html.escape(row).replace(" ", "\u00a0") for row in rows] + [""] * (lines - len(rows))
+    monospace = {"family": "monospace", "size": 12}
+    label = go.Scatter(x=[0] * lines, y=[-i for i in range(lines)], text=labels, mode="text", hoverinfo="skip",
+                       textposition="middle right", textfont=monospace)  # fmt: skip
+    hidden = {"visible": False, "fixedrange": True}
+    return go.Figure(label, {"xaxis": hidden | {"range": [0, 1]}, "yaxis": hidden, "height": 390})
+
+
+beginnings = ["    def read(self, size):\n", "import os\nimport ", '"""Return the ']
+heads = [tokenizer.encode(text).ids for text in beginnings]
+room = context - max(map(len, heads))
+drawn_texts = {}
+for temperature in (0, 0.5, 0.8, 1.1):
+    written = generate(writer, heads, tokens=room, temperature=temperature, end=0, seed=seed)
+    for i, (text, more) in enumerate(zip(beginnings, written, strict=True), 1):
+        drawn_texts[f"{i}, temperature {temperature}"] = text_figure(text + tokenizer.decode(more))
+show.slider(
+    dict(sorted(drawn_texts.items())),
+    slider_label="beginning",
+    alt="Texts that the writer drew after three beginnings, at temperatures 0, 0.5, 0.8 and 1.1. Cold ones repeat "
+    "themselves, hot ones lose the grammar.",
+    caption="What the writer writes after “def read(self, size):”, after “import os” and after “Return the”.",
+)
+
+
+def go_on(text: str, temperature: float) -> str:
+    """The text and as many tokens more as half a context holds."""
+    ids = tokenizer.encode(text).ids[-context // 2 :]
+    return text + tokenizer.decode(generate(writer, [ids], tokens=context // 2, temperature=temperature)[0])
+
+
+show.writing_widget(go_on, text=beginnings[0])  # for a live kernel: write yourself
 
 
 # %%
 def reads_as_python(line: str) -> bool:
-    """Whether a line compiles, alone or as the head of a block."""
-    for attempt in (line.strip(), f"{line.strip()}\n    pass", f"for _ in ():\n    {line.strip()}"):
-        try:
-            compile(attempt, "line", "exec")
-            return True
-        except (SyntaxError, ValueError):
-            pass
+    """Whether a line can be parsed, alone or as the head of a block."""
+    line = line.strip()
+    with warnings.catch_warnings(action="ignore"):  # of odd escapes in strings
+        for attempt in (line, f"{line}\n    pass", f"if x: pass\n{line}\n    pass", f"try: pass\n{line}\n    pass"):
+            try:
+                ast.parse(attempt)
+                return True
+            except (SyntaxError, ValueError):
+                pass
     return False
 
 
 def share_of_python(text: str) -> tuple[int, int]:
-    """(lines that compile, lines) without the first and the last, which may be cut, and without blank ones."""
+    """(lines that parse, lines) without the first and the last, which may be cut, and without blank ones."""
     lines = [line for line in text.split("\n")[1:-1] if line.strip()]
     return sum(map(reads_as_python, lines)), len(lines)
 
@@ -867,23 +910,21 @@ drawn = {
 }
 real = [tokenizer.decode(row.tolist()) for row in asked[:24]]
 noise = [tokenizer.decode(torch.randint(1, vocab, (50,)).tolist()) for _ in range(24)]
-compiling = {name: percent(texts) for name, texts in {"held-out code": real, **drawn, "random tokens": noise}.items()}
-assert compiling["held-out code"] > compiling["random tokens"]
+parsing = {name: percent(texts) for name, texts in {"held-out code": real, **drawn, "random tokens": noise}.items()}
+assert parsing["held-out code"] > parsing["random tokens"]
 
 # %% tags=["hide-input"]
 show.bars(
-    compiling,
-    y_label="lines that compile, percent",
-    alt="Share of lines that compile, for real code, for texts drawn at three temperatures, and for random tokens.",
-    caption="Lines of docstrings do not compile either, which is why real code is not at 100.",
+    parsing,
+    y_label="lines that parse, percent",
+    alt="Share of lines that parse, for real code, for texts drawn at three temperatures, and for random tokens.",
+    caption="Lines of docstrings do not parse either, which is why real code is not at 100.",
 )
 
 # %% [markdown]
 # Move the slider: the same logits, divided by ever larger temperatures.
 
 # %%
-import plotly.graph_objects as go
-
 with torch.no_grad():
     next_logits = writer(torch.tensor([tokenizer.encode("import os\nimport ").ids], device=run.device))[0, -1].cpu()
 shown = next_logits.topk(16).indices
