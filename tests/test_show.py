@@ -17,7 +17,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from tformerlib import records, show
-from tformerlib.show import charts, frame, palette, prose
+from tformerlib.show import charts, frame, palette, prose, widgets
 
 Shown = list[dict[str, Any]]
 WEIGHTS = np.array([[0.9, 0.1], [0.25, 0.75]])
@@ -301,3 +301,25 @@ def test_table_formats_numbers_and_escapes_text(shown: Shown) -> None:
 def test_widget_shows_nothing_without_somebody_to_use_it(shown: Shown) -> None:
     show.attention_widget({"head 1": WEIGHTS}, ["a", "b"], ["c", "d"], label="head", alt="alt")
     assert not shown
+    show.writing_widget(lambda text, temperature: text, text="def ")
+    assert not shown
+
+
+def test_writing_widget_writes_and_says_what_was_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ipywidgets
+
+    def write(text: str, temperature: float) -> str:
+        if not text:
+            raise ValueError("prompts [0] are empty")
+        return f"{text} at {temperature}"
+
+    called = {}
+    monkeypatch.setattr(widgets, "in_live_kernel", lambda: True)
+    monkeypatch.setattr(ipywidgets, "interact", lambda function, **controls: called.update(f=function, **controls))
+    show.writing_widget(write, text="def ")
+    assert called["text"].value == "def " and called["temperature"].min == 0
+    called["f"]("import", 0.5)
+    called["f"]("", 0.5)
+    assert capsys.readouterr().out == "import at 0.5\nprompts [0] are empty\n"

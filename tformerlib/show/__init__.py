@@ -10,7 +10,7 @@ from .frame import as_figure, described, present
 from .interactive import explore, show_plotly, slider
 from .prose import expect, glue, parity, table
 from .svg import to_svg
-from .widgets import attention_widget
+from .widgets import attention_widget, writing_widget
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -28,6 +28,7 @@ __all__ = [
     "parity",
     "slider",
     "table",
+    "writing_widget",
 ]
 
 

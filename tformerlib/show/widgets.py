@@ -1,7 +1,7 @@
 """Widgets for a reader with a live kernel. The site shows the plotly version of the same figure instead."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from numpy.typing import ArrayLike
 
@@ -33,3 +33,25 @@ def attention_widget(
         lambda chosen: heatmap(matrices[chosen], rows, columns, alt=f"{label} {chosen}: {alt}", caption=caption),
         chosen=choice,
     )
+
+
+def writing_widget(write: Callable[[str, float], str], *, text: str) -> None:
+    """A box for the beginning of a text and a temperature; the kernel goes on from there whenever one is changed.
+
+    Args:
+        write: (text, temperature) -> the text with what a model adds to it. A ValueError of it is shown as its message.
+        text: what stands in the box at first.
+    """
+    if not in_live_kernel():
+        return
+    import ipywidgets
+
+    def shown(text: str, temperature: float) -> None:
+        try:
+            print(write(text, temperature))
+        except ValueError as error:
+            print(error)
+
+    box = ipywidgets.Textarea(value=text, description="text", continuous_update=False)
+    warmth = ipywidgets.FloatSlider(value=0.8, min=0.0, max=2.0, step=0.1, description="temperature")
+    ipywidgets.interact(shown, text=box, temperature=warmth)
