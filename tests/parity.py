@@ -58,15 +58,18 @@ def assert_parity(
     *,
     call: Callable[[Any, Tensor], Tensor] = lambda model, images: model(images),
     gradients: bool = True,
+    double: bool = False,
 ) -> None:
     """Loads their widened weights into ours; compares the outputs, and the gradient of every parameter.
 
     The gradients travel back under our names by the same rules that the weights came by. Both models are in eval mode.
 
     Args:
-        call: gives their output as a tensor.
+        call: gives their output as a tensor.  double: in float64, for models in which rounding grows.
     """
     widen(theirs)
+    if double:
+        ours, theirs, images = ours.double(), theirs.double(), images.double()
     state = theirs.eval().state_dict()
     tf.load_published(ours.eval(), state, source=source)
     expected, out = call(theirs, images), ours(images)

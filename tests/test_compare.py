@@ -237,6 +237,16 @@ def test_accuracy_and_contest_on_a_task_that_can_be_solved():
         compare.contest(make | {"small": lambda: Linear(8, 3)}, task, budget, run=run)
 
 
+def test_subsets_are_nested_and_named():
+    task = compare.Task("digits", sets.digits("train"), sets.digits("test"), 10)
+    small, large = (compare.subset(task, n, seed=1) for n in (50, 200))
+    assert torch.equal(small.train[0], large.train[0][:50]) and torch.equal(small.test[0], task.test[0])
+    assert small.name == "digits, 50 images" and compare.subset(task, 1000, seed=1).name == "digits"
+    assert not torch.equal(small.train[1], compare.subset(task, 50, seed=2).train[1])
+    with pytest.raises(ValueError, match="count=1001"):
+        compare.subset(task, 1001, seed=0)
+
+
 def test_recorded_results_come_back_by_task(tmp_path: Path):
     row = {"chapter": "vit", **asdict(compare.Result("digits", "ViT", 0, "quick", 90.0, 10, 20, 30.0))}
     (tmp_path / "vit.json").write_text(
