@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 HEADER = "# ---\n# jupyter:\n#   jupytext: {text_representation: {extension: .py, format_name: percent}}\n# ---\n\n"
 CHAPTER = (
     HEADER
-    + '''# %% [markdown]
+    + """# %% [markdown]
 # # Tiny
 
 # %% tags=["parameters"]
@@ -36,7 +36,7 @@ from tformerlib.IMPORTED import value
 
 record = {"kind": "claim", "claim": "NAME.claim", "metrics": {"gain": [value + seed]}}
 display({"application/vnd.tformerlib.v1+json": record, "text/plain": f"gain {value + seed}"}, raw=True)
-'''
+"""
 )
 
 LEDGER = """\
@@ -347,3 +347,39 @@ def test_myst_becomes_markdown(myst, markdown):
 def test_an_unknown_citation_is_refused():
     with pytest.raises(KeyError, match="c1999"):
         plain_markdown("{cite:t}`c1999`", Context(CITED))
+
+
+# --- comparisons ------------------------------------------------------------------------------------------------------
+
+
+def test_comparisons_are_collected_and_measured_anew_only_where_they_differ(book: Book) -> None:
+    row = {"chapter": "one", "task": "digits", "model": "ViT", "seed": 0, "profile": "quick", "accuracy": 90.0}
+
+    def ran(accuracy: float, speed: float, commit: str) -> list[dict]:
+        record = {"kind": "comparison", **row, "accuracy": accuracy, "images_per_second": speed}
+        claim = {"kind": "claim", "claim": "one.claim", "metrics": {"gain": [1]}}
+        path = book.build / "executed" / "quick" / "one-s0.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"profile": "quick", "seed": 0, "commit": commit, "records": [claim, record]}))
+        return results.collect_comparisons(book, "one")
+
+    first = {**row, "images_per_second": 100.0, "provenance": {"commit": "a"}}
+    assert ran(90.0, 100.0, "a") == [first]
+    assert ran(90.0, 130.0, "b") == [first]  # only the speed differs, as it always does
+    assert ran(91.0, 130.0, "c")[0] == {
+        **first,
+        "accuracy": 91.0,
+        "images_per_second": 130.0,
+        "provenance": {"commit": "c"},
+    }
+    assert json.loads((book.root / "data/results/comparisons/one.json").read_text())[0]["accuracy"] == 91.0
+
+
+def test_a_chapter_that_shows_comparisons_depends_on_them(book: Book) -> None:
+    edit(book, "chapters/p/one.py", "record = ", "# compare.recorded\nrecord = ")
+    before = keys(book)
+    path = book.root / "data" / "results" / "comparisons" / "two.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps([{"model": "ViT", "provenance": {}}]))
+    after = keys(book)
+    assert before[0] != after[0] and before[1] == after[1]

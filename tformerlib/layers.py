@@ -209,7 +209,7 @@ class Block(nn.Module):
 
 def drop_path_rates(rate: float, depths: tuple[int, ...]) -> list[list[float]]:
     """Rates rising linearly from 0 to `rate` over all blocks, one list per stage."""
-    rates = iter(torch.linspace(0, rate, sum(depths)).tolist())
+    rates = iter(torch.linspace(0, rate, sum(depths), device="cpu").tolist())  # also where sizes are counted on "meta"
     return [[next(rates) for _ in range(depth)] for depth in depths]
 
 

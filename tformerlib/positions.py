@@ -55,13 +55,26 @@ class RelativeBias(nn.Module):
     def __init__(self, heads: int, h: int, w: int) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.zeros((2 * h - 1) * (2 * w - 1), heads))
-        yx = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"), -1).view(-1, 2)
-        dy, dx = (yx[:, None] - yx[None, :]).unbind(-1)  # offset query - key, each (N, N)
-        self.register_buffer("index", (dy + h - 1) * (2 * w - 1) + dx + w - 1, persistent=False)
+        self.register_buffer("index", offset_index(h, w), persistent=False)
         self.index: Tensor
 
     def forward(self) -> Tensor:
-        return self.table[self.index].movedim(-1, 0)
+        return by_offset(self.table, self.index)
+
+
+def offset_index(h: int, w: int) -> Tensor:
+    """(N, N) for the tokens of an h x w grid: the row of a table that belongs to the offset query - key.
+
+    The table's rows are the offsets (dy, dx) in reading order, from (1 - h, 1 - w) to (h - 1, w - 1).
+    """
+    yx = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"), -1).view(-1, 2)
+    dy, dx = (yx[:, None] - yx[None, :]).unbind(-1)
+    return (dy + h - 1) * (2 * w - 1) + dx + w - 1
+
+
+def by_offset(table: Tensor, index: Tensor) -> Tensor:
+    """(offsets, heads) to (heads, N, N), one number for each two tokens."""
+    return table.T[:, index.flatten()].unflatten(1, index.shape)
 
 
 def resize_grid(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:

@@ -183,7 +183,7 @@ def architecture(device: torch.device) -> int:
 def autocast(*tensors: Tensor) -> list[Tensor]:
     """What torch.autocast does to the arguments of torch's own attention."""
     kind = tensors[0].device.type
-    if not torch.is_autocast_enabled(kind):
+    if kind == "meta" or not torch.is_autocast_enabled(kind):  # shapes without content have no precision
         return list(tensors)
     return [x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(kind)) for x in tensors]
 

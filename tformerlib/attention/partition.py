@@ -18,17 +18,21 @@ def unfold_windows(x: Tensor, window: int, shift: int, height: int, width: int) 
     return x.roll((shift, shift), (1, 2)) if shift else x
 
 
-def region_mask(window: int, shift: int, height: int, width: int, device: torch.device) -> Tensor:
+def region_mask(
+    window: int, shift: int, height: int, width: int, device: torch.device, size: tuple[int, int] | None = None
+) -> Tensor:
     """bool (windows, window^2, window^2): whether two tokens of a window were neighbors before the map was rolled.
 
     Rolling brings opposite borders together in the last windows of each axis. Regions along an axis: 0, whole
-    windows; 1, the last window's part that stayed; 2, the part that came from the other border.
+    windows; 1, the last window's part that stayed; 2, the part that came from the other border. What lies beyond
+    `size`, the rows and columns that are tokens and not padding, is one more region.
     """
 
-    def regions(size: int) -> Tensor:
-        i = torch.arange(size, device=device)
-        return (i >= size - window).int() + (i >= size - shift).int()
+    def regions(length: int, real: int) -> tuple[Tensor, Tensor]:
+        i = torch.arange(length, device=device)
+        return (i >= length - window).int() + (i >= length - shift).int(), (i + shift) % length < real
 
-    region = 3 * regions(height)[:, None] + regions(width)
+    (rows, real_rows), (columns, real_columns) = map(regions, (height, width), size or (height, width))
+    region = torch.where(real_rows[:, None] & real_columns, 3 * rows[:, None] + columns, -1)
     region = rearrange(region, "(y p) (x q) -> (y x) (p q)", p=window, q=window)
     return region[:, :, None] == region[:, None, :]

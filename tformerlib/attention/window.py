@@ -8,12 +8,20 @@ from .dot_product import attention
 from .fused import autocast
 from .fused_window import fused_window_attention, span
 from .partition import fold_windows, region_mask, unfold_windows
+from .recording import record
 
 LARGEST_TILE = 64  # tokens of a window whose scores one program holds whole
 
 
 def window_attention(
-    qkv: Tensor, bias: Tensor, *, window: int, shift: int = 0, scale: float | None = None, backend: str = "auto"
+    qkv: Tensor,
+    bias: Tensor,
+    *,
+    window: int,
+    shift: int = 0,
+    scale: float | None = None,
+    size: tuple[int, int] | None = None,
+    backend: str = "auto",
 ) -> Tensor:
     """softmax(scale * q k^T + bias) v inside windows of window x window tokens.
 
@@ -26,26 +34,30 @@ def window_attention(
         bias: (heads, window^2, window^2), added to the scores of every window; its gradient is summed in a fixed order.
         shift: 0 <= shift < window.
         scale: factor on q @ k^T; 1 / sqrt(D) by default.
+        size: rows and columns of the map that are tokens, if the rest, below and to the right, is padding. No token
+            attends to padding; what stands in the padding's own rows of the result has no meaning.
         backend: "triton" for one kernel that reads and writes the map in place; "torch" for roll, cut, attend and put
-            back; "auto": the kernel on a GPU from sm_80 on, in 16 bits, if a window has at most 64 tokens.
+            back; "auto": the kernel on a GPU from sm_80 on, in 16 bits, if a window has at most 64 tokens and the map no
+            padding.
 
     Returns:
         (B, H, W, heads, D): flatten(-2) joins the heads without a copy.
 
     Raises:
-        ValueError: a window that does not divide H and W. Pad before the projection, as the official code does: what
-            padding looks like after it depends on the projection's bias. Also: shapes that do not fit, an unknown
-            backend.
+        ValueError: a window that does not divide H and W: pad the map and say its `size`. Also: shapes that do not
+            fit, an unknown backend.
         NotImplementedError: backend="triton" for what the kernel does not do; the message says what.
     """
-    _check(qkv, bias, window, shift)
+    _check(qkv, bias, window, shift, size)
     if backend not in ("auto", "triton", "torch"):
         raise ValueError(f"backend={backend!r} is none of 'auto', 'triton', 'torch'")
     (qkv,) = autocast(qkv)
     height, width, heads = qkv.shape[1], qkv.shape[2], qkv.shape[4]
     scale = qkv.shape[-1] ** -0.5 if scale is None else scale
-    tried = backend == "triton" or (backend == "auto" and qkv.is_cuda and qkv.dtype != torch.float32)
-    against = obstacle(qkv, window) if tried else "PyTorch"
+    padded = size is not None and tuple(size) != (height, width)
+    against = "PyTorch"
+    if backend == "triton" or (backend == "auto" and qkv.is_cuda and qkv.dtype != torch.float32):
+        against = "the map has padding" if padded else obstacle(qkv, window)
     if not against and (backend == "triton" or not interpreted()):
         return fused_window_attention(qkv, bias, window, shift, scale)
     if backend == "triton":
@@ -53,10 +65,21 @@ def window_attention(
     q, k, v = fold_windows(qkv, window, shift)
     windows = (height // window) * (width // window)
     mask = None
-    if shift:
-        mask = region_mask(window, shift, height, width, qkv.device).repeat_interleave(heads, 0)
-    out = attention(q, k, v, bias=bias.repeat(windows, 1, 1), mask=mask, scale=scale, backend=backend)
+    if shift or padded:
+        mask = region_mask(window, shift, height, width, qkv.device, size).repeat_interleave(heads, 0)
+    bias = bias.repeat(windows, 1, 1)
+    if backend == "auto" and not qkv.is_cuda and _is_trained(bias) and bias.dtype == qkv.dtype:
+        # no fused kernel there has this gradient; written out it needs no care for empty rows: a token sees itself
+        scores = (q * scale) @ k.mT
+        scores += bias if mask is None else bias.masked_fill(~mask, float("-inf"))
+        out = record(scores.softmax(-1)) @ v
+    else:
+        out = attention(q, k, v, bias=bias, mask=mask, scale=scale, backend=backend)
     return unfold_windows(out, window, shift, height, width)
+
+
+def _is_trained(bias: Tensor) -> bool:
+    return bias.requires_grad and torch.is_grad_enabled()
 
 
 def obstacle(qkv: Tensor, window: int) -> str:
@@ -82,14 +105,16 @@ def obstacle(qkv: Tensor, window: int) -> str:
     return ""
 
 
-def _check(qkv: Tensor, bias: Tensor, window: int, shift: int) -> None:
+def _check(qkv: Tensor, bias: Tensor, window: int, shift: int, size: tuple[int, int] | None) -> None:
     if qkv.ndim != 6 or qkv.shape[3] != 3:
         raise ValueError(f"qkv is (batch, height, width, 3, heads, head width), got {tuple(qkv.shape)}")
     _, height, width, _, heads, _ = qkv.shape
     if window < 1 or height % window or width % window:
-        raise ValueError(f"window={window} does not divide the map {(height, width)}: pad it before the projection")
+        raise ValueError(f"window={window} does not divide the map {(height, width)}: pad it, and say its size")
     if not 0 <= shift < window:
         raise ValueError(f"shift={shift} is not in [0, window={window})")
+    if size is not None and not (0 < size[0] <= height and 0 < size[1] <= width):
+        raise ValueError(f"size={size} is not a part of the map {(height, width)}")
     if tuple(bias.shape) != (heads, window**2, window**2) or not bias.is_floating_point():
         expected = (heads, window**2, window**2)
         raise ValueError(

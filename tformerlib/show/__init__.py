@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Union
 from .charts import bars, heatmap, lines
 from .frame import as_figure, described, present
 from .interactive import explore, show_plotly, slider
+from .pareto import pareto
 from .prose import expect, glue, parity, table
 from .svg import to_svg
 from .widgets import attention_widget, writing_widget
@@ -25,6 +26,7 @@ __all__ = [
     "glue",
     "heatmap",
     "lines",
+    "pareto",
     "parity",
     "slider",
     "table",

@@ -1,0 +1,75 @@
+"""Convolutional parts, on images and maps (B, C, H, W): residual blocks, and what BiT has in the place of BatchNorm."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Norm = Callable[[int], nn.Module]
+Conv = Callable[..., nn.Conv2d]
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution without bias, then a norm, then an activation (none if None). Sides shrink by the stride."""
+
+    def __init__(
+        self, channels: int, out: int, kernel: int = 3, *, stride: int = 1, groups: int = 1, conv: Conv = nn.Conv2d,
+        norm: Norm = nn.BatchNorm2d, act: Callable[..., nn.Module] | None = nn.ReLU,
+    ) -> None:  # fmt: skip
+        layers = [conv(channels, out, kernel, stride, kernel // 2, groups=groups, bias=False), norm(out)]
+        super().__init__(*layers, *([act(inplace=True)] if act else []))
+
+
+class Residual(nn.Module):
+    """relu(shortcut(x) + branch(x)); the shortcut is a 1 x 1 convolution where the shape changes (He et al. 2016)."""
+
+    def __init__(self, channels: int, out: int, stride: int, branch: nn.Module, **conv: Any) -> None:
+        super().__init__()
+        self.branch, same = branch, stride == 1 and channels == out
+        self.shortcut = nn.Identity() if same else ConvNorm(channels, out, 1, stride=stride, act=None, **conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.shortcut(x) + self.branch(x), inplace=True)
+
+
+def basic_block(channels: int, out: int, stride: int = 1, **conv: Any) -> Residual:
+    """Two 3 x 3 convolutions (He et al. 2016, fig. 5 left)."""
+    last = ConvNorm(out, out, act=None, **conv)
+    return Residual(channels, out, stride, nn.Sequential(ConvNorm(channels, out, stride=stride, **conv), last), **conv)
+
+
+def bottleneck(channels: int, out: int, stride: int = 1, **conv: Any) -> Residual:
+    """1 x 1 down to out / 4 channels, 3 x 3, 1 x 1 up (He et al. 2016, fig. 5 right).
+
+    The stride is in the 3 x 3 convolution, as everyone has it now; the paper has it in the first 1 x 1.
+    """
+    narrow = ConvNorm(channels, out // 4, 1, **conv), ConvNorm(out // 4, out // 4, stride=stride, **conv)
+    return Residual(channels, out, stride, nn.Sequential(*narrow, ConvNorm(out // 4, out, 1, act=None, **conv)), **conv)
+
+
+def pad_same(x: Tensor, kernel: int, stride: int, value: float = 0.0) -> Tensor:
+    """Pads so that a side of n gives ceil(n / stride); the odd pixel goes to the right and the bottom (TensorFlow)."""
+    total = [max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in (x.shape[-1], x.shape[-2])]
+    return F.pad(x, [side for n in total for side in (n // 2, n - n // 2)], value=value)
+
+
+class StandardizedConv2d(nn.Conv2d):
+    """A convolution whose kernels have mean 0 and variance 1 for each output channel, padded as TensorFlow does.
+
+    Qiao et al. (2019) made it to go with GroupNorm; the hybrids of ViT use it (Dosovitskiy et al. 2021, sec. 4.1).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = self.weight.flatten(1)
+        variance, mean = flat.var(1, correction=0, keepdim=True), flat.mean(1, keepdim=True)
+        weight = ((flat - mean) * (variance + 1e-8).rsqrt()).view_as(self.weight)
+        x = pad_same(x, self.kernel_size[0], self.stride[0])
+        return F.conv2d(x, weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class MaxPoolSame(nn.Module):
+    """3 x 3 maxima with stride 2, padded as TensorFlow does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(pad_same(x, 3, 2, float("-inf")), 3, 2)

@@ -1,0 +1,127 @@
+"""Swin Transformer V2: Swin with cosine attention, a bias that extends to other windows, and norms at the end of each
+branch (Liu et al. 2022).
+
+The two largest models of the paper, H and G, were published neither as weights nor as code, and are not here.
+"""
+
+import itertools
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layers import MLP, Block, ResPostNorm
+from ..positions import by_offset, offset_index
+from ..registry import register
+from .swin import BASE, LARGE, SMALL, Swin, attend_in_windows, neighborhoods
+
+
+class CosineAttention(nn.Module):
+    """Window attention on the cosines of queries and keys, times a learned factor of at most 100 (eq. 2).
+
+    Keys have no bias. In V1 it does nothing, as it adds the same to all scores of a query; in a cosine it would count.
+    """
+
+    def __init__(self, dim: int, heads: int, window: int, shift: int, pretrained: int | None) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"heads={heads} does not divide dim={dim}")
+        self.heads, self.window, self.shift = heads, window, shift
+        self.qkv, self.out = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim)
+        self.q_bias, self.v_bias = (nn.Parameter(torch.zeros(dim)) for _ in range(2))
+        self.log_scale = nn.Parameter(torch.full((heads,), math.log(10)))
+        self.bias = ContinuousBias(heads, window, pretrained)
+
+    def forward(self, x: Tensor) -> Tensor:
+        biases = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, biases).unflatten(-1, (3, self.heads, -1))
+        per_length = 1 / qkv[..., :2, :, :].norm(dim=-1).clamp(min=1e-12)  # (B, H, W, 2, heads), of queries and keys
+        scale = torch.stack([self.log_scale.clamp(max=math.log(100)).exp(), torch.ones_like(self.log_scale)])
+        factor = F.pad(per_length * scale, (0, 0, 0, 1), value=1.0)  # values are left as they are
+        return self.out(attend_in_windows(qkv * factor[..., None], self.bias(), self.window, self.shift, scale=1.0))
+
+
+class ContinuousBias(nn.Module):
+    """A bias for each head as a small network's answer to an offset, so that it extends to other windows (eq. 3, 4).
+
+    Offsets are measured in the window that the network was trained with, `pretrained`, and spaced logarithmically: a
+    larger window then asks for offsets not far outside of those that it has seen. Returns (heads, N, N) in (0, 16).
+    """
+
+    def __init__(self, heads: int, window: int, pretrained: int | None = None) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(2, 512), nn.ReLU(), nn.Linear(512, heads, bias=False))
+        offset = 8 * torch.arange(1 - window, window) / max((pretrained or window) - 1, 1)
+        offset = offset.sign() * (offset.abs() + 1).log2() / 3  # 8 becomes log2(9) / 3
+        self.register_buffer("offsets", torch.cartesian_prod(offset, offset), persistent=False)
+        self.register_buffer("index", offset_index(window, window), persistent=False)
+        self.offsets: Tensor
+        self.index: Tensor
+
+    def forward(self) -> Tensor:
+        return by_offset(16 * self.mlp(self.offsets).sigmoid(), self.index)
+
+
+class PatchMerging(nn.Module):
+    """(B, H, W, C) to (B, H/2, W/2, 2C) as in V1, with the norm at the end."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.reduce, self.norm = nn.Linear(4 * dim, 2 * dim, bias=False), nn.LayerNorm(2 * dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.reduce(neighborhoods(x)))
+
+
+class SwinV2(Swin):
+    """An image classifier. SwinV2-T with windows of 8 x 8 by default.
+
+    Args:
+        pretrained: the windows' sides of each stage when the weights were trained, if they are larger now.
+        options: those of Swin.
+    """
+
+    merge = PatchMerging
+
+    def __init__(
+        self, *, image: int = 256, depths: tuple[int, ...] = (2, 2, 6, 2), window: int = 8,
+        pretrained: tuple[int, ...] | None = None, **options: Any,
+    ) -> None:  # fmt: skip
+        if pretrained and len(pretrained) != len(depths):
+            raise ValueError(f"pretrained={pretrained} and depths={depths} are of different numbers of stages")
+        self.pretrained = pretrained
+        super().__init__(image=image, depths=depths, window=window, **options)
+        for norm in (branch.norm for branch in self.modules() if isinstance(branch, ResPostNorm)):
+            nn.init.zeros_(norm.weight)  # at first a block does nothing
+
+    def block(self, stage: int, dim: int, heads: int, window: int, shift: int, drop_path: float) -> nn.Module:
+        attn = CosineAttention(dim, heads, window, shift, self.pretrained[stage] if self.pretrained else None)
+        return Block(dim, attn, MLP(dim, 4 * dim), residual=ResPostNorm, drop_path=drop_path)
+
+
+SIZES: dict[str, dict[str, Any]] = {"tiny": {}, "small": SMALL, "base": BASE, "large": LARGE}
+WINDOWS: dict[str, dict[str, Any]] = {
+    "window8": {},
+    "window16": {"window": 16},
+    "window12": {"image": 192, "window": 12},  # trained on ImageNet-22k, and then further with larger windows:
+    "window12to16": {"image": 256, "window": 16, "pretrained": (12, 12, 12, 6)},
+    "window12to24": {"image": 384, "window": 24, "pretrained": (12, 12, 12, 6)},
+}
+
+
+def variant(size: str, windows: str) -> None:
+    """Registers swinv2_<size>_<windows>: a model of Liu et al. 2022 with published weights."""
+
+    def make(**overrides: Any) -> SwinV2:
+        return SwinV2(**SIZES[size] | WINDOWS[windows] | overrides)
+
+    make.__name__ = f"swinv2_{size}_{windows}"
+    register(make)
+
+
+for size, windows in itertools.product(("tiny", "small", "base"), ("window8", "window16")):
+    variant(size, windows)
+for size, windows in itertools.product(("base", "large"), ("window12", "window12to16", "window12to24")):
+    variant(size, windows)

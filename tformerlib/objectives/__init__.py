@@ -1,0 +1,1 @@
+"""Losses that are the idea of a paper."""
