@@ -37,8 +37,8 @@ def window_attention(
         size: rows and columns of the map that are tokens, if the rest, below and to the right, is padding. No token
             attends to padding; what stands in the padding's own rows of the result has no meaning.
         backend: "triton" for one kernel that reads and writes the map in place; "torch" for roll, cut, attend and put
-            back; "auto": the kernel on a GPU from sm_80 on, in 16 bits, if a window has at most 64 tokens and the map no
-            padding.
+            back; "auto": the kernel on a GPU from sm_80 on, in 16 bits, if windows have at most 64 tokens and the map
+            has no padding.
 
     Returns:
         (B, H, W, heads, D): flatten(-2) joins the heads without a copy.
