@@ -1,0 +1,1 @@
+"""Losses that are a paper's idea."""
