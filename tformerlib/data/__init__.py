@@ -1,11 +1,15 @@
-"""Data: real sets checked by hash, translation pairs made by rule, and text as numbers."""
+"""Data: real sets checked by hash, translation pairs made by rule, Python's own source, and text as numbers."""
 
+from .code import Source, split_packages, standard_library
 from .hub import DataError, OfflineError, available, load
 from .pairs import LANGUAGES, LOCALES, locale_dates, number_words, split
 from .text import BOS, EOS, PAD, UNK, Vocabulary, encode_pairs, pad, trim
+from .tokens import BERT_SPECIAL, END, byte_bpe, token_stream, windows, word_piece
 
 __all__ = [
+    "BERT_SPECIAL",
     "BOS",
+    "END",
     "EOS",
     "LANGUAGES",
     "LOCALES",
@@ -13,13 +17,20 @@ __all__ = [
     "UNK",
     "DataError",
     "OfflineError",
+    "Source",
     "Vocabulary",
     "available",
+    "byte_bpe",
     "encode_pairs",
     "load",
     "locale_dates",
     "number_words",
     "pad",
     "split",
+    "split_packages",
+    "standard_library",
+    "token_stream",
     "trim",
+    "windows",
+    "word_piece",
 ]
