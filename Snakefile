@@ -19,7 +19,7 @@ from book.tools.stamps import Stamps
 
 BOOK = Book()
 STAMPS = Stamps(BOOK, config)
-THREADS = 2  # as tformerlib.parameters sets on CPUs: two chapters on two cores would slow each other down
+THREADS = {"quick": 1, "colab": 2, "full": 2}  # as tformerlib.parameters sets them
 
 
 wildcard_constraints:
@@ -54,7 +54,7 @@ rule chapter:
         touch("build/stamps/{profile}/{chapter}-s{seed}.{digest}"),
     params:
         position=lambda wildcards: STAMPS.position(wildcards.chapter),
-    threads: THREADS
+    threads: lambda wildcards: THREADS[wildcards.profile]
     resources:
         gpu=lambda wildcards: 0 if wildcards.profile == "quick" else 1,
         mem_mb=lambda wildcards: {"quick": 4096, "colab": 12288, "full": 32768}[wildcards.profile],  # for clusters
@@ -72,7 +72,6 @@ rule site:
         touch("build/stamps/site.{digest}"),
     params:
         names=" ".join(STAMPS.names),
-    threads: THREADS
     shell:
         "rm -f build/stamps/site.* && {sys.executable} -m book.tools.lint {params.names} && "
         "{sys.executable} -m book.tools.site build && {sys.executable} -m book.tools.site check"

@@ -18,7 +18,7 @@
 # - compute softmax attention over four keys by hand, and check the library's version against it;
 # - see from a picture that a head is saturated.
 #
-# **Time**: 2 s on two CPU cores. **Before**: matrix products and the softmax.
+# **Time**: 2 s on a CPU. **Before**: matrix products and the softmax.
 
 # %% tags=["bootstrap"]
 # tformerlib is installed, or lies above this folder, or (Colab) comes from the repository; torch stays as it is.
@@ -45,7 +45,7 @@ from tformerlib import claims, show
 from tformerlib.attention import attention, attention_weights
 
 # %% tags=["parameters"]
-profile = "quick"  # quick: two CPU cores.  colab: one T4.  full: one large GPU.
+profile = "quick"  # quick: one thread of a CPU.  colab: one T4.  full: one large GPU.
 seed = 0
 
 # %%

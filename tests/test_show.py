@@ -16,7 +16,7 @@ import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from tformerlib import show
+from tformerlib import records, show
 from tformerlib.show import charts, frame, palette, prose
 
 Shown = list[dict[str, Any]]
@@ -27,7 +27,7 @@ WEIGHTS = np.array([[0.9, 0.1], [0.25, 0.75]])
 def shown(monkeypatch: pytest.MonkeyPatch) -> Shown:
     """What a notebook would display: the MIME bundles, in order."""
     bundles: Shown = []
-    for module in (frame, prose):
+    for module in (frame, prose, records):
         monkeypatch.setattr(module, "in_kernel", lambda: True)
     monkeypatch.setattr(
         "IPython.display.display", lambda bundle, raw, metadata=None: bundles.append({**bundle, "metadata": metadata})
@@ -263,6 +263,16 @@ def test_parity_stops_at_an_error_above_tolerance_and_at_nan(capsys: pytest.Capt
     for error in (2.1e-5, float("nan")):
         with pytest.raises(AssertionError, match="ours against theirs"):
             show.parity("ours against theirs", error, 2e-5)
+
+
+def test_a_sentence_that_a_run_contradicts_is_marked_and_one_that_holds_is_left_alone(shown: Shown) -> None:
+    show.expect(True, "attention is ahead")
+    assert not shown
+    show.expect(False, "attention is ahead at $d = 64$")
+    assert shown[0]["text/plain"] == "Not so in this run: attention is ahead at $d = 64$."
+    assert "tf-not-so" in shown[0]["text/html"] and r"\(d = 64\)" in shown[0]["text/html"]
+    with pytest.raises(ValueError, match="what should hold"):
+        show.expect(True, " ")
 
 
 def test_glue_is_hidden_and_named_for_myst(shown: Shown) -> None:

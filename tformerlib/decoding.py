@@ -47,7 +47,7 @@ def greedy(model: Model, source: Tensor, *, limit: int, bos: int = 1, eos: int =
         ValueError: an empty source, ids outside the vocabulary, or a limit that the model has no room for.
     """
     _check(model, source, limit, bos, eos)
-    with _inference(model):
+    with inference(model):
         state, out = model.start(source, limit), source.new_full((len(source), limit), model.pad)
         ids, ended = source.new_full((len(source),), bos), source.new_zeros(len(source), dtype=torch.bool)
         for length in range(1, limit + 1):
@@ -82,7 +82,7 @@ def beam_search(
     if beams < 1:
         raise ValueError(f"beams={beams}: a search needs at least one")
     batch = torch.arange(len(source), device=source.device)[:, None]
-    with _inference(model):
+    with inference(model):
         state = model.start(source, limit)
         state.reorder(batch.expand(-1, beams).flatten())
         ids, out = source.new_full((len(source), beams), bos), source.new_full((len(source), beams, limit), model.pad)
@@ -134,8 +134,17 @@ def _check(model: Model, source: Tensor, limit: int, bos: int, eos: int) -> None
         raise ValueError(f"limit={limit}: a translation has at least one token")
 
 
+class Trainable(Protocol):
+    """A module, as far as `inference` needs one."""
+
+    training: bool
+
+    def train(self, mode: bool = True) -> object:
+        """With dropout or without."""
+
+
 @contextmanager
-def _inference(model: Model) -> Iterator[None]:
+def inference(model: Trainable) -> Iterator[None]:
     """No gradients and no dropout inside; afterwards the model is as it was."""
     training = model.training
     model.train(False)

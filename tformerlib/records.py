@@ -16,7 +16,7 @@ def in_kernel() -> bool:
 
 
 def emit(kind: str, payload: dict[str, Any], *, html: str | None = None, text: str = "") -> None:
-    """Shows a record of some kind ("run", "data", "claim") with its JSON payload; without a kernel, prints its text."""
+    """Shows a record of a kind ("run", "data", "claim", ...) with its payload; without a kernel, prints its text."""
     if not in_kernel():
         if text:
             print(text)

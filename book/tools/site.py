@@ -160,9 +160,8 @@ def stamp(book: Book, name: str) -> str:
     run, file = provenance(book, name), book.chapters[name].name
     slug = urlparse(book.repository).path
     colab = f"https://colab.research.google.com/github{slug}/blob/{NOTEBOOK_BRANCH}/{name}.ipynb"
-    machine = ", ".join(
-        [run["device"], f"{run['threads']} threads", run["isa"], f"torch {run['torch']}", f"Python {run['python']}"]
-    )
+    threads = f"{run['threads']} thread{'s' if run['threads'] > 1 else ''}"
+    machine = ", ".join([run["device"], threads, run["isa"], f"torch {run['torch']}", f"Python {run['python']}"])
     commit = run["commit"]
     link = f'<a href="{book.repository}/commit/{esc(commit.rstrip("+"))}">{esc(commit)}</a>' if commit else "unknown"
     when = f"<time>{run['date'][:10]}</time> in {run['seconds']:.0f} s"

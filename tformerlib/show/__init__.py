@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Union
 from .charts import bars, heatmap, lines
 from .frame import as_figure, described, present
 from .interactive import explore, show_plotly, slider
-from .prose import glue, parity, table
+from .prose import expect, glue, parity, table
 from .svg import to_svg
 from .widgets import attention_widget
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "attention_widget",
     "bars",
+    "expect",
     "explore",
     "figure",
     "glue",

@@ -4,7 +4,7 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
-from ..records import MIME, in_kernel
+from ..records import MIME, emit, in_kernel
 from .frame import as_figure, present, rich
 
 GLUE_PREFIX = "application/papermill.record/"  # myst-nb's: such an output is referred to, not shown
@@ -31,6 +31,22 @@ def parity(name: str, max_error: float, tolerance: float) -> None:
     if not max_error <= tolerance:  # also true of NaN
         raise AssertionError(f"{name}: largest error {max_error:.2e}, allowed {tolerance:.0e}")
     print(f"{name}: largest error {max_error:.1e} (allowed {tolerance:.0e})")
+
+
+def expect(holds: bool, statement: str) -> None:
+    """A sentence of the text that a run could contradict, such as who is ahead; the page says so where one does.
+
+    For what must be true on every machine and with every seed, use assert: it stops the chapter.
+
+    Args:
+        statement: what should hold, as a sentence without a full stop: "the GRU forgets the first of 32 letters".
+    """
+    if not statement.strip():
+        raise ValueError("say in a sentence what should hold")
+    if holds:
+        return
+    text = f"Not so in this run: {statement.strip()}."
+    emit("contradicted", {"statement": statement}, html=f'<p class="tf-not-so">{rich(text)}</p>', text=text)
 
 
 def table(rows: Sequence[Mapping[str, object]], *, caption: str = "") -> None:
