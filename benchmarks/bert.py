@@ -1,13 +1,6 @@
-"""BERT and SqueezeBERT beside transformers' models of the same size and weights, and beside each other, on a CPU.
+"""BERT and SqueezeBERT beside transformers' models of the same size and weights, and beside each other."""
 
-    python -m benchmarks.bert [--rounds 9] [--threads 2]
-
-Each function returns (what is compared, ours, theirs), for `benchmarks.models.compare`: both sides give the same loss
-or the same vectors, which is checked here before anything is timed.
-"""
-
-import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,9 +13,8 @@ from tformerlib.models.squeezebert import SqueezeBERT
 from tformerlib.objectives.masking import mask_tokens
 from tformerlib.peers import prepare
 
-from .models import compare
+from .models import Pair, Run, step
 
-Pair = tuple[str, Callable[[], object], Callable[[], object]]
 SIZES: dict[str, dict[str, Any]] = {  # the chapter's, then bert_mini, and two layers of the width of bert_base
     "chapter": {"vocab": 600, "dim": 64, "depth": 2, "heads": 4, "hidden": 256, "context": 32},
     "mini": {"vocab": 8000, "dim": 256, "depth": 4, "heads": 4, "hidden": 1024, "context": 128},
@@ -82,18 +74,8 @@ def training(kind: str, size: str, *, batch: int, length: int, dropout: float = 
             each.eval()
         torch.testing.assert_close(our_loss(), their_loss(), atol=1e-4, rtol=1e-4)
 
-    def step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
-        optimizer = torch.optim.Adam(model.train().parameters(), lr=1e-5, fused=True)
-
-        def run() -> None:
-            optimizer.zero_grad()
-            loss().backward()
-            optimizer.step()
-
-        return run
-
-    name = f"{kind} training step, {size}, {batch} x {length}, dropout {dropout}"
-    return name, step(ours, our_loss), step(theirs, their_loss)
+    what = f"{kind} training step, {size}, {batch} x {length}, dropout {dropout}"
+    return what, f"{kind}ForMaskedLM", step(ours, lambda _: our_loss()), step(theirs, lambda _: their_loss())
 
 
 def encoding(kind: str, size: str, *, batch: int, length: int) -> Pair:
@@ -112,7 +94,7 @@ def encoding(kind: str, size: str, *, batch: int, length: int) -> Pair:
         return theirs.base_model(input_ids=ids, attention_mask=seen).last_hidden_state
 
     torch.testing.assert_close(run_ours()[ids != 0], run_theirs()[ids != 0], atol=1e-4, rtol=1e-4)
-    return f"{kind} encoding, {size}, {batch} x {length}", run_ours, run_theirs
+    return f"{kind} encoding, {size}, {batch} x {length}", f"{kind}Model", run_ours, run_theirs
 
 
 def squeezed(size: str, *, batch: int, length: int) -> Pair:
@@ -121,10 +103,10 @@ def squeezed(size: str, *, batch: int, length: int) -> Pair:
     first, second = (kind(**SIZES[size], dropout=0.0).eval() for kind in (SqueezeBERT, BERT))
     ids = torch.randint(5, SIZES[size]["vocab"], (batch, length))
 
-    def encode(model: BERT | SqueezeBERT) -> Callable[[], Tensor]:
+    def encode(model: BERT | SqueezeBERT) -> Run:
         return torch.no_grad()(lambda: model.encode(ids))
 
-    return f"SqueezeBERT against BERT, {size}, {batch} x {length}", encode(first), encode(second)
+    return f"SqueezeBERT encoding, {size}, {batch} x {length}", "our BERT", encode(first), encode(second)
 
 
 def pairs() -> Iterator[Pair]:
@@ -137,19 +119,3 @@ def pairs() -> Iterator[Pair]:
         yield encoding(kind, "base, 2 layers", batch=1, length=128)
     for length in (32, 128, 512):
         yield squeezed("base, 2 layers", batch=1, length=length)
-
-
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--rounds", type=int, default=9, help="runs of each side (default 9)")
-    arguments.add_argument("--threads", type=int, default=2, help="torch's threads (default 2)")
-    options = arguments.parse_args()
-    torch.set_num_threads(options.threads)
-    for name, ours, theirs in pairs():
-        result = compare(ours, theirs, options.rounds)
-        figures = "ratio {ratio:.2f} (wall {wall_ratio:.2f}, minima {min_ratio:.2f})".format_map(result)
-        print(f"{name}: {figures}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,6 @@
-"""Our GPT-2 beside transformers' of the same size and weights, on a CPU: training steps and writing.
+"""GPT-2 beside transformers' of the same size and weights: training steps and writing."""
 
-    python -m benchmarks.gpt [--rounds 9] [--threads 2] [--output benchmarks/results/gpt.json]
-
-See benchmarks/models.py for what is measured and how.
-"""
-
-import argparse
-import json
-import platform
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tformerlib as tf
-from benchmarks.models import compare
 from tformerlib.generation import generate
 from tformerlib.models.gpt2 import GPT2
 from tformerlib.peers import prepare
+
+from .models import Pair, step
 
 SIZES: dict[str, dict[str, Any]] = {
     "chapter": {"vocab": 1024, "dim": 64, "depth": 4, "heads": 4, "context": 128},
@@ -44,7 +36,7 @@ def pair(size: str, dropout: float) -> tuple[GPT2, nn.Module]:
     return tf.load_published(GPT2(**s, dropout=dropout), theirs.state_dict()), theirs
 
 
-def training(size: str, dropout: float, rounds: int, batch: int, length: int) -> dict[str, Any]:
+def training(size: str, *, batch: int, length: int, dropout: float = 0.1) -> Pair:
     """One step: forward, loss, backward, Adam. Both in training mode with the same dropout, in the same places."""
     ours, theirs = pair(size, dropout)
     ours.train()
@@ -54,20 +46,11 @@ def training(size: str, dropout: float, rounds: int, batch: int, length: int) ->
         torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(our_loss(ours, ids), theirs(ids, labels=ids).loss, atol=1e-4, rtol=1e-4)
 
-    def step(model: nn.Module, loss: Callable[[nn.Module, Tensor], Tensor]) -> Callable[[], None]:
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+    def their_loss(model: nn.Module) -> Tensor:
+        return model(ids, labels=ids).loss
 
-        def run() -> None:
-            optimizer.zero_grad()
-            loss(model, ids).backward()
-            optimizer.step()
-
-        return run
-
-    run_ours, run_theirs = step(ours, our_loss), step(theirs, lambda model, ids: model(ids, labels=ids).loss)
-    result = compare(run_ours, run_theirs, rounds)
-    return {"what": "training step", "peer": "transformers' GPT2LMHeadModel", "size": size, "dropout": dropout,
-            "batch": batch, "length": length, **result}  # fmt: skip
+    what = f"training step, {size}, {batch} x {length}, dropout {dropout}"
+    return what, "GPT2LMHeadModel", step(ours, lambda model: our_loss(model, ids)), step(theirs, their_loss)
 
 
 def our_loss(model: nn.Module, ids: Tensor) -> Tensor:
@@ -75,7 +58,7 @@ def our_loss(model: nn.Module, ids: Tensor) -> Tensor:
     return F.cross_entropy(model(ids)[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
 
 
-def generation(size: str, rounds: int, batch: int, prompt: int, tokens: int) -> dict[str, Any]:
+def generation(size: str, *, batch: int, prompt: int, tokens: int) -> Pair:
     """Greedy continuations with cached keys and values; they must be equal."""
     ours, theirs = pair(size, 0.0)
     ours.eval()
@@ -90,52 +73,19 @@ def generation(size: str, rounds: int, batch: int, prompt: int, tokens: int) -> 
         return generate(ours, ids, tokens=tokens, temperature=0)
 
     assert run_ours() == run_theirs()[:, prompt:].tolist(), "the texts differ"
-    result = compare(run_ours, run_theirs, rounds)
-    return {"what": "greedy writing", "peer": "transformers' GPT2LMHeadModel.generate", "size": size, "batch": batch,
-            "prompt": prompt, "tokens": tokens, **result}  # fmt: skip
+    what = f"greedy writing, {size}, {batch} x {prompt} + {tokens}"
+    return what, "GPT2LMHeadModel.generate", run_ours, run_theirs
 
 
-JOBS: list[tuple[Callable[..., dict[str, Any]], dict[str, Any]]] = [
-    (training, {"size": "chapter", "dropout": 0.0, "batch": 32, "length": 64}),
-    (training, {"size": "chapter", "dropout": 0.1, "batch": 32, "length": 64}),
-    (training, {"size": "small", "dropout": 0.0, "batch": 8, "length": 128}),
-    (training, {"size": "small", "dropout": 0.1, "batch": 8, "length": 128}),
-    (training, {"size": "base", "dropout": 0.1, "batch": 2, "length": 128}),
-    (generation, {"size": "chapter", "batch": 1, "prompt": 16, "tokens": 48}),
-    (generation, {"size": "chapter", "batch": 16, "prompt": 16, "tokens": 48}),
-    (generation, {"size": "small", "batch": 1, "prompt": 32, "tokens": 48}),
-    (generation, {"size": "base", "batch": 1, "prompt": 32, "tokens": 32}),
-    (generation, {"size": "base", "batch": 8, "prompt": 32, "tokens": 32}),
-]
-
-
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--rounds", type=int, default=9, help="runs of each side (default 9, at least 5)")
-    arguments.add_argument("--threads", type=int, default=2, help="torch's threads (default 2)")
-    arguments.add_argument("--output", type=Path, help="also write the JSON here")
-    options = arguments.parse_args()
-    if options.rounds < 5:
-        arguments.error(f"--rounds {options.rounds}: a median of fewer than 5 says little")
-    torch.set_num_threads(options.threads)
-    results = []
-    for measure, job in JOBS:
-        results.append(measure(rounds=options.rounds, **job))
-        print("{what:16} {size:8} ratio {ratio:.2f} (wall {wall_ratio:.2f}, minima {min_ratio:.2f}), at best "
-              "{ours_cpu_s:.3f} s against {theirs_cpu_s:.3f} s".format_map(results[-1]), flush=True)  # fmt: skip
-    record = {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "machine": platform.machine(),
-        "rounds": options.rounds,
-        "results": [{k: round(v, 4) if isinstance(v, float) else v for k, v in each.items()} for each in results],
-    }
-    print(json.dumps(record, indent=1))
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(record, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+def pairs() -> Iterator[Pair]:
+    """All that is timed."""
+    yield training("chapter", batch=32, length=64, dropout=0.0)
+    yield training("chapter", batch=32, length=64)
+    yield training("small", batch=8, length=128, dropout=0.0)
+    yield training("small", batch=8, length=128)
+    yield training("base", batch=2, length=128)
+    yield generation("chapter", batch=1, prompt=16, tokens=48)
+    yield generation("chapter", batch=16, prompt=16, tokens=48)
+    yield generation("small", batch=1, prompt=32, tokens=48)
+    yield generation("base", batch=1, prompt=32, tokens=32)
+    yield generation("base", batch=8, prompt=32, tokens=32)

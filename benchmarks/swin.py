@@ -1,14 +1,6 @@
-"""Training steps of Swin, Swin V2 and PVT beside those of others, of the same size and weights, on a CPU.
+"""Swin, Swin V2 and PVT beside models of the same size and weights: training steps."""
 
-    python -m benchmarks.swin [--rounds 9] [--threads 2] [--output benchmarks/results/swin.json]
-
-`pairs` gives (name, ours, theirs) for `benchmarks.models.compare`; `step` makes one training step of any model.
-"""
-
-import argparse
-import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tformerlib as tf
-from benchmarks.models import compare
 from tformerlib.peers import prepare
 
-Step = Callable[[], None]
+from .models import Pair, step
+
 SMALL: dict[str, Any] = {"depths": (2, 2, 2), "dim": 48, "heads": (2, 4, 8), "classes": 10}  # a chapter's size
 
 
@@ -78,19 +70,6 @@ def pvt_tiny() -> tuple[nn.Module, nn.Module]:
     return ours, Logits(theirs)
 
 
-def step(model: nn.Module, images: Tensor, labels: Tensor, device: torch.device | str = "cpu") -> Step:
-    """One training step of the whole model: forward, backward, AdamW. On a GPU, wait for it before reading a clock."""
-    model, images, labels = model.to(device).train(), images.to(device), labels.to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-
-    def run() -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
-        optimizer.step()
-
-    return run
-
-
 PAIRS: dict[str, tuple[Callable[[], tuple[nn.Module, nn.Module]], str, int, int]] = {  # with image and batch
     "Swin-T, 224 x 224": (swin_tiny, "timm", 224, 4),
     "Swin, 32 x 32": (swin_small_images, "timm", 32, 64),
@@ -99,47 +78,24 @@ PAIRS: dict[str, tuple[Callable[[], tuple[nn.Module, nn.Module]], str, int, int]
 }
 
 
-def pairs(device: torch.device | str = "cpu") -> Iterator[tuple[str, Step, Step]]:
-    """(name, ours, theirs), each a training step, one pair at a time. Equal weights give equal logits; that is checked.
-
-    PVT is only nearly equal: transformers has one epsilon for all norms.
-    """
-    for name, (make, _, image, batch) in PAIRS.items():
-        torch.manual_seed(0)
-        ours, theirs = make()
-        images, labels = torch.randn(batch, 3, image, image), torch.randint(10, (batch,))
-        with torch.no_grad():
-            tolerance = 1e-4 if "Swin" in name else 1e-2
-            torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), atol=tolerance, rtol=tolerance)
-        yield name, step(ours, images, labels, device), step(theirs, images, labels, device)
+def pairs() -> Iterator[Pair]:
+    """All that is timed. PVT is only nearly equal: transformers has one epsilon for all norms."""
+    for name, (make, peer, image, batch) in PAIRS.items():
+        yield training_step(name, make, peer, image, batch)
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--rounds", type=int, default=9, help="runs of each side (default 9)")
-    arguments.add_argument("--threads", type=int, default=2, help="torch's threads (default 2)")
-    arguments.add_argument("--output", type=Path, help="also write the JSON here")
-    options = arguments.parse_args()
-    torch.set_num_threads(options.threads)
-    results = []
-    for name, ours, theirs in pairs():
-        peer, image, batch = PAIRS[name][1:]
-        ratios = compare(ours, theirs, options.rounds)
-        about = {"what": "training step", "peer": peer, "model": name, "image": image, "batch": batch}
-        results.append(about | ratios)
-        print("{model:20} ratio {ratio:.2f} (wall {wall_ratio:.2f}, minima {min_ratio:.2f}), {ours_cpu_s:.3f} s "
-              "against {theirs_cpu_s:.3f} s".format_map(results[-1]), flush=True)  # fmt: skip
-    record = {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "rounds": options.rounds,
-        "results": [{k: round(v, 4) if isinstance(v, float) else v for k, v in each.items()} for each in results],
-    }
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(record, indent=1) + "\n")
+def training_step(
+    name: str, make: Callable[[], tuple[nn.Module, nn.Module]], peer: str, image: int, batch: int
+) -> Pair:
+    """Cross-entropy on random images; the logits are compared first."""
+    torch.manual_seed(0)
+    ours, theirs = make()
+    images, labels = torch.randn(batch, 3, image, image), torch.randint(10, (batch,))
+    with torch.no_grad():
+        tolerance = 1e-4 if "Swin" in name else 1e-2
+        torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), atol=tolerance, rtol=tolerance)
 
+    def loss(model: nn.Module) -> Tensor:
+        return F.cross_entropy(model(images), labels)
 
-if __name__ == "__main__":
-    main()
+    return f"{name}, training step, batch {batch}", peer, step(ours, loss), step(theirs, loss)

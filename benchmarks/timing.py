@@ -146,14 +146,13 @@ def provenance(device: torch.device) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def now() -> dict[str, str | None]:
+    """When, and from which commit; a + behind it says that files differ."""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or None
+    return {"date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit}
+
+
 def session(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """One process that measures: when, from which commit, and its own ceilings."""
-    answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False)
-    changed = subprocess.run(
-        ["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": answer.stdout.strip() + ("+" if changed.stdout.strip() else "") or None,
-        "ceilings": ceilings(device, dtype),
-    }
+    return {**now(), "ceilings": ceilings(device, dtype)}

@@ -1,12 +1,6 @@
-"""ViT and DeiT beside timm's models of the same size and weights: pairs of callables for `benchmarks.models.compare`.
+"""ViT and DeiT beside timm's models of the same size and weights: training steps."""
 
-    for name, ours, theirs in vit.pairs():
-        print(name, compare(ours, theirs, rounds=9)["ratio"])
-
-Both sides of a pair compute the same: their logits are compared before anything is timed.
-"""
-
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +10,8 @@ import tformerlib as tf
 from tformerlib.models.deit import DeiT
 from tformerlib.peers import prepare
 
-Pair = tuple[str, Callable[[], None], Callable[[], None]]
+from .models import Pair, step
+
 SIZES = (  # ours, timm's, images in a batch
     ("vit_tiny_patch16", "vit_tiny_patch16_224", 8),
     ("vit_small_patch32", "vit_small_patch32_224", 8),
@@ -45,17 +40,11 @@ def training_step(name: str, peer: str, batch: int) -> Pair:
         torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), atol=1e-4, rtol=1e-4)
     if isinstance(ours, DeiT):
         theirs.set_distilled_training(True)
-    return f"{name}, training step, batch {batch}", _step(ours, images, labels), _step(theirs, images, labels)
 
-
-def _step(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:
-    optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-4, fused=True)
-
-    def run() -> None:
-        optimizer.zero_grad()
+    def loss(model: nn.Module) -> Tensor:
         out = model(images)
-        logits = out if isinstance(out, tuple) else (out,)
-        sum(F.cross_entropy(each, labels) for each in logits).backward()
-        optimizer.step()
+        return torch.stack(
+            [F.cross_entropy(each, labels) for each in (out if isinstance(out, tuple) else (out,))]
+        ).sum()
 
-    return run
+    return f"{name}, training step, batch {batch}", "timm", step(ours, loss), step(theirs, loss)

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tformerlib as tf
-from benchmarks import gpt as benchmark
 from tformerlib.layers import Attention, PostNorm
 from tformerlib.models.gpt import GPT
 from tformerlib.models.gpt2 import GPT2
@@ -170,12 +169,3 @@ def test_parity_catches_a_gpt_that_is_nearly_right():
             branch.norm = pre.norm
             setattr(post.blocks[i], name, branch)
     assert error(post) > 1e-2
-
-
-def test_the_benchmark_compares_equal_work():
-    """It asserts equal logits and equal texts before it measures; here at a size that takes no time."""
-    for result in (
-        benchmark.training("chapter", dropout=0.0, rounds=1, batch=2, length=8),
-        benchmark.generation("chapter", rounds=1, batch=2, prompt=4, tokens=4),
-    ):
-        assert result["ratio"] > 0 and result["size"] == "chapter"

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from transformers import MarianConfig, MarianMTModel
 
 import tformerlib as tf
-from benchmarks import models as benchmark
 from tformerlib.layers import PostNorm, PreNorm
 from tformerlib.models.transformer import Transformer
 from tformerlib.positions import sinusoids
@@ -145,12 +144,3 @@ def test_parity_catches_a_transformer_that_is_nearly_right():
         assert error(tf.load_published(Transformer(**(SIZES | wrong)), theirs.state_dict())) > 0.1
     no_mask = tf.load_published(Transformer(**SIZES, pad=-1), theirs.state_dict())
     assert error(no_mask) > 0.1
-
-
-def test_the_benchmark_compares_equal_work():
-    """It asserts equal logits and equal translations before it measures; here at a size that takes no time."""
-    for result in (
-        benchmark.training("chapter", dropout=0.0, rounds=1, batch=2, length=4),
-        benchmark.decoding("chapter", rounds=1, batch=2, length=4),
-    ):
-        assert result["ratio"] > 0 and result["size"] == "chapter"
