@@ -20,8 +20,8 @@
 # - read a Triton kernel, tell which tiles a mask skips, and judge a claim about speed.
 #
 # **Time**: about half a minute on one CPU core; the line above says what this copy took. No GPU is needed. On Colab
-# with a GPU the chapter also times attention on your card, which takes some five minutes. **Before**: the chapter on
-# [attention](attention).
+# with a GPU the chapter also times attention on your card, which takes some five minutes. **Before**: the chapter
+# {ref}`attention`.
 
 # %% tags=["bootstrap"]
 # tformerlib is installed, or lies above this folder, or (Colab) comes from the repository; torch stays as it is.
@@ -51,8 +51,8 @@ from importlib.metadata import metadata
 from itertools import pairwise
 from types import SimpleNamespace
 
-os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: kernels run here, on the CPU, as Python
-os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler below counts bytes; it need not say that it starts
+os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: kernels run as Python
+os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler need not say that it starts
 
 import plotly.graph_objects as go
 import torch
@@ -93,7 +93,7 @@ else:
 
 # %%
 def bytes_moved(n: int, d: int) -> dict[str, int]:
-    """Bytes that attention written out reads and writes, step by step, for one head of n tokens."""
+    """Bytes that attention written out moves, step by step, for one head of n tokens."""
     table, rows = 2 * n * n, 2 * n * d  # scores or weights; q, k, v or output
     return {
         "scores = q kᵀ / √d": 2 * rows + table,
@@ -119,7 +119,7 @@ show.glue("gpu-traffic", f"{sum(steps.values()) / needed:.0f}")
 # bandwidth, is its **ridge**. Below the ridge a program waits for memory; above it, for arithmetic.
 
 # %%
-cards = {  # 16-bit TFLOP/s of the tensor cores and GB/s of the memory, from the makers' data sheets
+cards = {  # 16-bit TFLOP/s and GB/s of the memory, from the maker's data sheets
     "T4": (65, 320),
     "A100 80GB": (312, 2039),
     "H100 SXM": (989, 3350),
@@ -134,7 +134,12 @@ def intensity(n: int, d: int, moved: float) -> float:
 naive, tiled = intensity(n, d, sum(steps.values())), intensity(n, d, needed)
 show.table(
     [
-        {"card": card, "ridge": 1000 * tflops / gbs, "written out": naive, "only what has to move": tiled}
+        {
+            "card": card,
+            "ridge": 1000 * tflops / gbs,
+            "written out": naive,
+            "only what has to move": tiled,
+        }
         for card, (tflops, gbs) in cards.items()
     ],
     caption="Operations per byte: the card's ridge, and attention with 1024 tokens in heads of 64.",
@@ -203,7 +208,7 @@ print(f"sum {8 * total:.3f}/8, answer {25 * out / total:.3f}/25")
 
 # %%
 def online(q: Tensor, k: Tensor, v: Tensor, block: int = 128) -> tuple[Tensor, Tensor]:
-    """q (B, H, N, D), k (B, H, M, D), v (B, H, M, E) to outputs (B, H, N, E) and log-sum-exps (B, H, N)."""
+    """Queries (B, H, N, D), keys and values (B, H, M, ..) to outputs and log-sum-exps (B, H, N)."""
     top = q.new_full(q.shape[:-1], -math.inf)
     total, out = torch.zeros_like(top), q.new_zeros(*q.shape[:-1], v.shape[-1])
     for start in range(0, k.shape[-2], block):
@@ -349,12 +354,16 @@ def one_head(Q, K, V, O, N, M, scale_log2, D: tl.constexpr, BM: tl.constexpr, BN
 # races between programs are not.
 
 # %%
-q, k, v = torch.randn(50, 16), torch.randn(75, 16), torch.randn(75, 16)  # neither length fits tiles of 16
+q, k, v = torch.randn(50, 16), torch.randn(75, 16), torch.randn(75, 16)  # no multiples of 16
 if not no_triton:
     out = torch.empty_like(q)
     programs = triton.cdiv(50, 16)
-    triton.jit(one_head)[(programs,)](q, k, v, out, 50, 75, 16**-0.5 * math.log2(math.e), D=16, BM=16, BN=16)
-    show.parity("kernel, interpreted, against the formula", (out - written_out(q, k, v)).abs().max().item(), 1e-5)
+    triton.jit(one_head)[(programs,)](
+        q, k, v, out, 50, 75, 16**-0.5 * math.log2(math.e), D=16, BM=16, BN=16
+    )
+    show.parity(
+        "kernel, interpreted, against the formula", (out - written_out(q, k, v)).abs().max().item(), 1e-5
+    )
     print(f"{programs} programs wrote {out.numel()} numbers; no table of {50 * 75} scores was stored")
 
 # %% [markdown]
@@ -378,7 +387,7 @@ if not no_triton:
 
 # %%
 def online_backward(q, k, v, out, lse, grad, block: int = 128) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v from that of the output (B, H, N, E); `out` and `lse` are what `online` returned."""
+    """Gradients of q, k and v from that of `out`; `out` and `lse` are what `online` returned."""
     scale = q.shape[-1] ** -0.5
     delta = (grad * out).sum(-1, keepdim=True)
     dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
@@ -434,7 +443,9 @@ if not no_triton:
 # tile of scores has been computed; each is one line there. Against the float64 oracle of the first chapter:
 
 # %%
-q, k, v = (torch.randn(2, h, n, 20) for h, n in ((4, 33), (2, 50), (2, 50)))  # two query heads share a key head
+q, k, v = (
+    torch.randn(2, h, n, 20) for h, n in ((4, 33), (2, 50), (2, 50))
+)  # two query heads share a key head
 padding = torch.arange(50) < torch.tensor([[31], [50]])
 calls = {
     "nothing": {},
@@ -446,7 +457,11 @@ calls = {
 }
 for name, options in calls.items():
     if not no_triton:
-        error = (attention(q, k, v, **options, backend="triton") - attention_reference(q, k, v, **options)).abs().max()
+        error = (
+            (attention(q, k, v, **options, backend="triton") - attention_reference(q, k, v, **options))
+            .abs()
+            .max()
+        )
         show.parity(f"Triton path, {name}", error.item(), 1e-5)
 
 # %% [markdown]
@@ -460,7 +475,7 @@ for name, options in calls.items():
 
 # %%
 def tiles(seen: Tensor, size: int = 64) -> Tensor:
-    """(N, M) bool to tiles: 0 where a tile is skipped, 1 where it is computed without a test, 2 where it is tested."""
+    """(N, M) bool to tiles: 0 skipped, 1 computed without a test, 2 computed and tested."""
     cut = seen.unflatten(0, (-1, size)).unflatten(2, (-1, size)).transpose(1, 2).flatten(2)
     return torch.where(cut.all(-1), 1, torch.where(cut.any(-1), 2, 0))
 
@@ -543,7 +558,10 @@ rows = [
     for c in compiled
 ]
 if rows:
-    show.table(rows, caption="One kernel, three generations: instructions of a thread's loop as Triton emits them.")
+    show.table(
+        rows,
+        caption="One kernel, three generations: instructions of a thread's loop as Triton emits them.",
+    )
 else:
     print(no_triton)
 
@@ -594,10 +612,14 @@ points: dict[str, list[tuple[float, float]]] = {"written out": [], "PyTorch's ke
 for length in (256, 1024, 2048):
     q, k, v = torch.randn(3, 1, 1, length, 64)
     for name in points:
-        moved = 2 * (sum(bytes_moved(length, 64).values()) if name == "written out" else 8 * length * 64)  # 32 bits
+        moved = 2 * (
+            sum(bytes_moved(length, 64).values()) if name == "written out" else 8 * length * 64
+        )  # 32 bits
         spent = seconds(partial(ways[name], q, k, v))
         points[name].append((intensity(length, 64, moved), 4 * length**2 * 64 / spent / 1e9))
-print(f"one thread here: {roof['gflops']:.0f} GFLOP/s in a matrix product, {roof['gbs']:.1f} GB/s in a copy")
+print(
+    f"one thread here: {roof['gflops']:.0f} GFLOP/s in a matrix product, {roof['gbs']:.1f} GB/s in a copy"
+)
 
 # %% [markdown]
 # And GPUs? This book has a benchmark, `python -m benchmarks.attention`, that times our kernels beside every backend of
@@ -606,14 +628,25 @@ print(f"one thread here: {roof['gflops']:.0f} GFLOP/s in a matrix product, {roof
 # known, and nothing is claimed. On Colab with a GPU, this cell runs the quick form on your card and adds it.
 
 # %% tags=["nbval-ignore-output"]
-home = next((f for f in (Path.cwd(), *Path.cwd().parents) if (f / "benchmarks" / "attention.py").exists()), None)
+home = next(
+    (f for f in (Path.cwd(), *Path.cwd().parents) if (f / "benchmarks" / "attention.py").exists()), None
+)
 if run.device.type == "cuda":
     if home is None:
         home = Path("book").resolve()
         address = metadata("tformerlib")["Project-URL"].split(", ")[1]
         subprocess.run(["git", "clone", "--quiet", "--depth", "1", address, str(home)], check=True)
-    plain = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}  # compiled here
-    quick = [sys.executable, "-m", "benchmarks.attention", "--quick", "--output", "benchmarks/results/here.json"]
+    plain = {
+        name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"
+    }  # compiled here
+    quick = [
+        sys.executable,
+        "-m",
+        "benchmarks.attention",
+        "--quick",
+        "--output",
+        "benchmarks/results/here.json",
+    ]
     subprocess.run(quick, cwd=home, env=plain, check=True)
 
 recorded = {}
@@ -641,7 +674,10 @@ show.table(
     [
         {
             "kernel": name,
-            **{f"D = {d}": f"{speed} ({speed / peak:.0%})" for d, speed in zip((64, 128), both, strict=True)},
+            **{
+                f"D = {d}": f"{speed} ({speed / peak:.0%})"
+                for d, speed in zip((64, 128), both, strict=True)
+            },
         }
         for name, both in reported.items()
     ],
@@ -656,20 +692,30 @@ show.table(
 
 
 # %%
-def frame(title: str, tflops: float, gbs: float, marks: dict[str, list[tuple[float, float]]]) -> go.Figure:
+def frame(
+    title: str, tflops: float, gbs: float, marks: dict[str, list[tuple[float, float]]]
+) -> go.Figure:
     """A roof and three kinds of points under it, in TFLOP/s over operations per byte."""
     x = [2.0**i for i in range(15)]
-    fig = go.Figure(go.Scatter(x=x, y=[min(tflops, i * gbs / 1000) for i in x], mode="lines", name=f"roof: {title}"))
+    fig = go.Figure(
+        go.Scatter(x=x, y=[min(tflops, i * gbs / 1000) for i in x], mode="lines", name=f"roof: {title}")
+    )
     for kind in ("written out", "the best of others", "ours"):
         at = marks.get(kind, [])
-        fig.add_scatter(x=[i for i, _ in at], y=[s for _, s in at], mode="markers", marker_size=9, name=kind)
+        fig.add_scatter(
+            x=[i for i, _ in at], y=[s for _, s in at], mode="markers", marker_size=9, name=kind
+        )
     fig.update_xaxes(type="log", title="operations per byte").update_yaxes(type="log", title="TFLOP/s")
     return fig
 
 
 def marks_of(result: dict) -> dict[str, list[tuple[float, float]]]:
     """Points of a recorded GPU: who was best beside us, and we."""
-    kinds: dict[str, list[tuple[float, float]]] = {"the best of others": [], "ours": [], "written out": []}
+    kinds: dict[str, list[tuple[float, float]]] = {
+        "the best of others": [],
+        "ours": [],
+        "written out": [],
+    }
     for case in result["cases"].values():
         x = case.get("flops", 0) / case.get("bytes", 1)
         named = {"the best of others": case.get("best_peer"), "ours": "ours", "written out": "eager"}
@@ -697,9 +743,12 @@ show.slider(
     slider_label="machine",
     alt="Rooflines, speed over operations per byte, both logarithmic: a slope limited by memory, then a flat limit of "
     "arithmetic. On this CPU, attention written out lies to the left of PyTorch's tiled kernel. On the H100, kernels "
-    "reported by others lie below the flat part. Recorded GPUs: " + (", ".join(recorded) or "none") + ".",
+    "reported by others lie below the flat part. Recorded GPUs: "
+    + (", ".join(recorded) or "none")
+    + ".",
     caption="The further right, the less a call waits for memory. Move the slider for other machines; hover for a "
-    "value. Points named ours appear for GPUs on which the benchmark ran" + ("." if recorded else ": none so far."),
+    "value. Points named ours appear for GPUs on which the benchmark ran"
+    + ("." if recorded else ": none so far."),
 )
 
 # %% [markdown]
@@ -749,7 +798,7 @@ def pieces(side: int, window: int, shift: int) -> list[Tensor]:
 
 
 def one_by_one(qkv: Tensor, bias: Tensor, window: int, shift: int) -> tuple[Tensor, int]:
-    """Attention in every window, cut off at the border; qkv (B, H, W, 3, G, D). Also how many there were."""
+    """Attention in every window, cut off at the border, and how many; qkv (B, H, W, 3, G, D)."""
     out, count = torch.empty_like(qkv[:, :, :, 0]), 0
     for rows in pieces(qkv.shape[1], window, shift):
         for columns in pieces(qkv.shape[2], window, shift):
@@ -766,7 +815,10 @@ def one_by_one(qkv: Tensor, bias: Tensor, window: int, shift: int) -> tuple[Tens
 errors, extra = [], []
 for s in seeds:
     torch.manual_seed(s)
-    qkv, bias = torch.randn(1, 8, 8, 3, 2, 8, dtype=torch.float64), torch.randn(2, 16, 16, dtype=torch.float64)
+    qkv, bias = (
+        torch.randn(1, 8, 8, 3, 2, 8, dtype=torch.float64),
+        torch.randn(2, 16, 16, dtype=torch.float64),
+    )
     expected, count = one_by_one(qkv, bias, window=4, shift=2)
     rolled = window_attention(qkv, bias, window=4, shift=2)
     errors.append((rolled - expected).abs().max().item())
@@ -808,7 +860,9 @@ def through(backend: str) -> list[Tensor]:
 if not no_triton:
     names = ("output", "gradient of qkv", "gradient of the bias")
     for name, a, b in zip(names, through("triton"), through("torch"), strict=True):
-        show.parity(f"one kernel against roll, cut, attend, put back: {name}", (a - b).abs().max().item(), 5e-5)
+        show.parity(
+            f"one kernel against roll, cut, attend, put back: {name}", (a - b).abs().max().item(), 5e-5
+        )
 
 # %%
 passes = {  # reads and writes of a tensor of the map's size, forward
@@ -854,7 +908,10 @@ q, k, v = (
 order = (q @ k.mT)[:, :, 0, :, None].argsort(2, descending=True).expand(k.shape)
 errors = {
     "keys as they come": (forgetful(q, k, v) - written_out(q, k, v)).abs().max().item(),
-    "best key first": (forgetful(q, k.gather(2, order), v.gather(2, order)) - written_out(q, k, v)).abs().max().item(),
+    "best key first": (forgetful(q, k.gather(2, order), v.gather(2, order)) - written_out(q, k, v))
+    .abs()
+    .max()
+    .item(),
 }
 assert errors["best key first"] < 1e-5 and errors["keys as they come"] > 1e-2
 show.table([{"order": order, "largest error": error} for order, error in errors.items()])
@@ -888,7 +945,10 @@ show.table([{"order": order, "largest error": error} for order, error in errors.
 
 # %%
 show.table(
-    [{"claim": verdict.claim.claim, "the paper": verdict.claim.paper, "verdict": str(verdict)} for verdict in verdicts]
+    [
+        {"claim": verdict.claim.claim, "the paper": verdict.claim.paper, "verdict": str(verdict)}
+        for verdict in verdicts
+    ]
 )
 
 # %% [markdown]
@@ -909,7 +969,9 @@ show.table(
 # %%
 for card, (tflops, gbs) in cards.items():
     tokens = 2 * 1000 * tflops / gbs
-    assert math.isclose(intensity(round(tokens), 64, 8 * round(tokens) * 64), 1000 * tflops / gbs, rel_tol=0.01)
+    assert math.isclose(
+        intensity(round(tokens), 64, 8 * round(tokens) * 64), 1000 * tflops / gbs, rel_tol=0.01
+    )
     print(f"{card}: from about {tokens:.0f} tokens on")
 assert intensity(512, 64, 8 * 512 * 64) == intensity(512, 128, 8 * 512 * 128)  # the width cancels
 
@@ -931,7 +993,7 @@ assert intensity(512, 64, 8 * 512 * 64) == intensity(512, 128, 8 * 512 * 128)  #
 
 # %%
 def merge(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
-    """Outputs (B, H, N, E) weighted by their shares of the sum; log-sum-exps (B, H, N) are natural."""
+    """Outputs weighted by their shares of the sum; log-sum-exps are natural."""
     share = torch.sigmoid(first[1] - second[1])[..., None]  # e^a / (e^a + e^b)
     return share * first[0] + (1 - share) * second[0]
 
@@ -988,11 +1050,20 @@ assert not caught["output"] and caught["gradients"] and caught["merge"]
 # ```
 
 # %%
-q, k, v = torch.randn(1, 1, 10, 8), torch.randn(1, 1, 10, 8), torch.eye(10)[None, None]  # the output is the weights
+q, k, v = (
+    torch.randn(1, 1, 10, 8),
+    torch.randn(1, 1, 10, 8),
+    torch.eye(10)[None, None],
+)  # the output is the weights
 whole = attention(q, k, v, causal=True)
 ours = attention(q[:, :, -3:], k, v, causal=True)
 torchs = F.scaled_dot_product_attention(q[:, :, -3:], k, v, is_causal=True)
-print("keys seen, ours:", (ours > 0).sum(-1).flatten().tolist(), " torch:", (torchs > 0).sum(-1).flatten().tolist())
+print(
+    "keys seen, ours:",
+    (ours > 0).sum(-1).flatten().tolist(),
+    " torch:",
+    (torchs > 0).sum(-1).flatten().tolist(),
+)
 assert torch.allclose(ours, whole[:, :, -3:], atol=1e-6)  # the test: the last rows of the whole
 assert not torch.allclose(torchs, whole[:, :, -3:], atol=1e-2)
 
@@ -1013,7 +1084,9 @@ assert not torch.allclose(torchs, whole[:, :, -3:], atol=1e-2)
 # %%
 for w in (1, 2, 64, 65, 66, 200, 400):
     visited = (tiles((ahead <= 0) & (ahead > -w), 64) > 0).sum(-1).max().item()
-    assert visited == 1 + math.ceil((w - 1) / 64)  # its own tile, and w - 1 keys to the left of its first row
+    assert visited == 1 + math.ceil(
+        (w - 1) / 64
+    )  # its own tile, and w - 1 keys to the left of its first row
 print("at most 1 + ceil((w - 1) / t) tiles, whatever the length of the sequence")
 
 # %% [markdown]
@@ -1035,7 +1108,9 @@ print("at most 1 + ceil((w - 1) / t) tiles, whatever the length of the sequence"
 for width in (64, 128, 256):
     product, exponential = 4 * width / 989e12, 1 / 3.9e12
     share = product / (product + exponential)
-    print(f"D = {width}: exponential / product = {exponential / product:.2f}, so at most {share:.0%} of the peak")
+    print(
+        f"D = {width}: exponential / product = {exponential / product:.2f}, so at most {share:.0%} of the peak"
+    )
 
 # %% [markdown]
 # Compare with the reported figures above. The others stay below these shares; FlashAttention-3, which does both at
