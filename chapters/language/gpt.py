@@ -617,8 +617,13 @@ show.table(
 )
 
 # %% [markdown]
-# The columns are what the heads *look at*, and the last one is what they are *good for*. The two need not agree: a head
-# can look at the right place and say nothing. Here you have both.
+# The first two columns are what the heads *look at*, the last is what they are *good for*. The two need not agree: a
+# head can look at the right place and say nothing. So measure both.
+#
+# A warning from our pilots: with some seeds two layers get most answers right and have no induction head. They have
+# found another way. In a string of different letters that starts over, the next letter is always the one that was seen
+# *longest ago*; a model can leave out what came lately and guess among the rest. A task admits every solution, not only
+# the one that its author had in mind, and a good score does not tell which one was found. The table does.
 # %% [markdown]
 # ## The experiment: does size pay?
 #
