@@ -283,8 +283,8 @@ assert encode(line, ours) == library.encode(line).tokens
 print(" ".join(encode(line, ours)))
 
 # %% [markdown]
-# From here on the library does it, which is faster by some thousand times. The vocabulary is small to fit the model: a
-# row of the output matrix costs as much as a row of anything else.
+# From here on the library does it, which is much faster. The vocabulary is small to fit the model: each token costs a
+# row of the output matrix, at every place.
 
 # %%
 vocab = run.pick(quick=512, colab=4096, full=8192)
@@ -368,7 +368,7 @@ assert (moved[:8] < 1e-5).all() and (moved[8:] > 1e-5).all()  # token 8 reaches 
 #
 # Two details that people get wrong. The activation is the tanh form of GELU, `approximate="tanh"`; the exact form
 # differs in the fourth digit, which is enough to fail a comparison and too little to see in a loss. And the last matrix
-# product uses `tokens.weight`: untie it and the model is no longer the published one.
+# product uses `tokens.weight`: untie it, and the model is no longer the published one.
 #
 # ## The library's version
 #
@@ -620,10 +620,10 @@ show.table(
 # The first two columns are what the heads *look at*, the last is what they are *good for*. The two need not agree: a
 # head can look at the right place and say nothing. So measure both.
 #
-# A warning from our pilots: with some seeds two layers get most answers right and have no induction head. They have
-# found another way. In a string of different letters that starts over, the next letter is always the one that was seen
-# *longest ago*; a model can leave out what came lately and guess among the rest. A task admits every solution, not only
-# the one that its author had in mind, and a good score does not tell which one was found. The table does.
+# A warning from our pilots: with some seeds two layers get most answers right and have no induction head. There is
+# another way. In a string of different letters that starts over, the next letter is always the one that was seen
+# *longest ago*, so a model may leave out what came lately and guess among the rest. A task admits every solution, not
+# only the one that its author had in mind, and a good score does not tell which one was found. The table does.
 # %% [markdown]
 # ## The experiment: does size pay?
 #
@@ -715,7 +715,7 @@ counted = {
 # ### Four sizes
 #
 # The recipe is the same for all: AdamW with warm-up and a cosine. Larger models want smaller steps; the rates were
-# chosen on pilot seeds.
+# chosen in pilots.
 
 # %%
 shapes = run.pick(  # width, layers, heads, learning rate
@@ -788,14 +788,14 @@ verdicts = [
 # %% [markdown]
 # By the fitted line, ten times the parameters lower the loss by {glue:text}`gpt-tenfold`. Three things to keep in mind
 # before reading more into it. The points share their data and their steps, so this is a law of *this* budget; a larger
-# model would want more tokens, too. The parameters are those of the layers: at these widths the embeddings weigh nearly
-# as much. And a line through four points is easy to have.
+# model would want more tokens, too. The parameters are those of the layers: at the smallest width the embeddings weigh
+# more. And a line through four points is easy to have.
 #
 # And the counter? Its 5-grams reach {glue:text}`gpt-five-gram`, the largest network {glue:text}`gpt-largest`. Do not
-# hurry past that. The network has read {glue:text}`gpt-read` tokens once, a little at a time; the counter has all of
-# them in a table. With little time to learn, counting is strong. This is why the claim that networks win is judged in
-# the larger profiles, and why the network has to be trained long before it is worth its price. What the network has
-# learned is different in kind, though: the last exercise mixes the two.
+# hurry past that. The network has read {glue:text}`gpt-read` tokens in small bites; the counter has all
+# {glue:text}`gpt-tokens` in a table. With little time to learn, counting is strong. This is why the claim that networks
+# win is judged in the larger profiles. What the network has learned is different in kind, though: the last exercise
+# mixes the two.
 #
 # ### Another text, when there is a larger machine
 #
@@ -1088,8 +1088,9 @@ verdicts.append(claims.report("gpt.pretraining-helps", gain_few=gains[0], gain_m
 #
 # ### What the heads look at
 #
-# Three lines of code, all layers and heads of the writer. Rows are tokens that were read, columns what they looked back
-# at. Many heads rest on the first token; that is where a head looks that has nothing to say.
+# Three pieces of code, all layers and heads of the writer. Rows are tokens that were read, columns what they looked
+# back at. Look for heads that take the token just before, and for heads that rest on one token whatever they read: that
+# is where a head looks that has nothing to say.
 
 # %%
 sentences = {
@@ -1170,7 +1171,7 @@ show.heatmap(
 # ## What breaks
 #
 # A language model with a mistake still writes. Five mistakes that people make, each of them one line, and what they do
-# to logits that should be equal. The last column says whether loading or running complains.
+# to logits that should be equal:
 
 # %%
 peer = wide(GPT2LMHeadModel(GPT2Config(**theirs_size, eos_token_id=None)))
@@ -1269,10 +1270,10 @@ show.table(
 )
 
 # %% [markdown]
-# A note on honesty. The sizes, the learning rates, the scaled init and the task were chosen in pilots with seed 0; the
-# number of labels, the steps of fine-tuning and the conditions were fixed before the judged runs. The first task that
-# we tried, to tell which of two continuations is the real one, was too hard for a model of this size: pretrained or
-# not, it guessed.
+# A note on honesty. The sizes, the learning rates, the scaled init and the task were chosen in pilots with seed 0. The
+# conditions and the numbers of labels were fixed before the first whole run; after it, fine-tuning was cut from five
+# passes to four, to save time. The first task that we tried, to tell which of two continuations is the real one, was
+# too hard for a model of this size: pretrained or not, it guessed.
 #
 # ## Exercises
 #
