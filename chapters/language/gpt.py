@@ -850,7 +850,7 @@ for name, choice in ways.items():
 def text_figure(text: str, width: int = 44, lines: int = 18) -> go.Figure:
     """A text as a picture: long lines are broken, what does not fit is left out."""
     rows = [line[i : i + width] for line in text.split("\n") for i in range(0, max(1, len(line)), width)][:lines]
-    labels = [html.escape(row).replace(" ", "\u00a0") for row in rows] + [""] * (lines - len(rows))
+    labels = [html.escape(row, quote=False).replace(" ", "\u00a0") for row in rows] + [""] * (lines - len(rows))
     monospace = {"family": "monospace", "size": 12}
     label = go.Scatter(x=[0] * lines, y=[-i for i in range(lines)], text=labels, mode="text", hoverinfo="skip",
                        textposition="middle right", textfont=monospace)  # fmt: skip
