@@ -122,6 +122,15 @@ def test_long_names_leave_the_curves_their_room(shown: Shown) -> None:
     assert room[1] == pytest.approx(room[0], rel=0.02) and room[0] > 250
 
 
+def test_a_short_logarithmic_axis_has_plain_ticks_and_a_long_one_powers(shown: Shown) -> None:
+    curve(log_y=True)
+    show.lines([1, 2], {"loss": [0.01, 100.0]}, x_label="x", y_label="y", log_y=True, alt="alt")
+    short, long = (" ".join(text.text or "" for text in svg(bundle).iter() if text.tag.endswith(("text", "tspan")))
+                   for bundle in shown)  # fmt: skip
+    assert "2.5" in short and "×" not in short
+    assert "2.5" not in long
+
+
 def test_ids_of_two_figures_on_a_page_differ(shown: Shown) -> None:
     curve()
     curve(log_y=True)

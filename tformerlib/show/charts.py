@@ -104,8 +104,17 @@ def lines(
 
 
 def _log_axis(ax: "Axes", which: str, positions: list[np.ndarray]) -> None:
-    """A logarithmic axis; few positions in all are labelled as they are (4, 16, 64), not as powers of ten."""
+    """A logarithmic axis; few positions in all are labelled as they are (4, 16, 64), not as powers of ten.
+
+    So are the ticks of a y axis that spans less than a power of ten.
+    """
     (ax.set_xscale if which == "x" else ax.set_yscale)("log")
+    if which == "y" and (span := ax.get_ylim())[1] < 10 * span[0]:
+        from matplotlib.ticker import FormatStrFormatter, MaxNLocator, NullLocator
+
+        ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        ax.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        ax.yaxis.set_minor_locator(NullLocator())
     values = np.unique(np.concatenate(positions)) if positions else np.array([])
     if 0 < len(values) <= 8:
         axis = ax.xaxis
