@@ -347,7 +347,7 @@ def torch_encoder(model: BERT, gelu=tanh_gelu) -> nn.TransformerEncoder:
 
 
 for parameter in tiny.parameters():
-    nn.init.normal_(parameter, std=0.3)  # wide: small weights hide mistakes
+    nn.init.normal_(parameter, std=0.5)  # wide: small weights hide mistakes
 ids[1, 7:] = PAD
 real = ids != PAD
 
@@ -359,7 +359,7 @@ def error(peer: nn.TransformerEncoder) -> float:
 
 show.parity("BERT's encoder against torch's", error(torch_encoder(tiny)), tolerance=2e-5)
 exact = error(torch_encoder(tiny, F.gelu))
-assert exact > 1e-4
+assert exact > 2e-5
 show.glue("bert-gelu", f"{exact:.0e}")
 
 # %% [markdown]
