@@ -114,7 +114,11 @@ SIZES = pytest.mark.parametrize(
 
 def swin_v2(image: int, window: int, pretrained: tuple[int, ...] | None) -> tuple[nn.Module, nn.Module]:
     ours = tf.create_model("swinv2_tiny_window8", image=image, window=window, pretrained=pretrained, **OURS)
-    options = {"img_size": image, "window_size": window, "pretrained_window_sizes": pretrained or (0, 0, 0, 0)}
+    options: dict[str, Any] = {
+        "img_size": image,
+        "window_size": window,
+        "pretrained_window_sizes": pretrained or (0, 0, 0, 0),
+    }
     return ours, timm.models.swin_transformer_v2.SwinTransformerV2(**options, **TIMMS)
 
 

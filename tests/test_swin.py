@@ -22,16 +22,16 @@ from tformerlib.training.compare import macs, parameter_count
 SMALL: dict[str, Any] = {"dim": 8, "depths": (1, 1, 2, 1), "heads": (1, 2, 2, 4), "classes": 5, "drop_path": 0.0}
 
 
-def attention_layer(kind: str, window: int, shift: int, dim: int = 8) -> nn.Module:
+def attention_layer(kind: str, window: int, shift: int, dim: int = 8) -> Any:
     torch.manual_seed(0)
-    options = {"dim": dim, "heads": 2, "window": window, "shift": shift}
-    layer = WindowAttention(**options) if kind == "v1" else CosineAttention(**options, pretrained=None)
+    options: dict[str, Any] = {"dim": dim, "heads": 2, "window": window, "shift": shift}
+    layer: nn.Module = WindowAttention(**options) if kind == "v1" else CosineAttention(**options, pretrained=None)
     for p in layer.parameters():
         nn.init.normal_(p, std=0.5)
     return layer
 
 
-def written_out(layer: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+def written_out(layer: Any, x: Tensor, mask: Tensor) -> Tensor:
     """Window attention as plain attention over all tokens of a map, with a bias and a mask by coordinates."""
     b, h, w, c = x.shape
     heads, window = layer.heads, layer.window

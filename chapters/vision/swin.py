@@ -461,7 +461,7 @@ for name, (parameters, giga, side) in printed.items():
 show.table(rows, caption="Counted from our models, beside the printed numbers, which are rounded.")
 
 # %% [markdown]
-# The other sizes are in the [table of systems](systems) and in the tests. What is left is rounding, with one
+# The other sizes are in the page of systems and in the tests. What is left is rounding, with one
 # exception: V2's authors do not count the small network that makes the bias, and the counter does.
 #
 # ## A toy that needs its neighbor
@@ -1078,7 +1078,7 @@ print(f"what padding changes: {seen:.1f} as it is, {masked:.0f} with the real si
 # | tasks | marks, digits; CIFAR-10 in larger profiles | ImageNet, COCO, ADE20K | says nothing about their scores |
 # | training | 300 steps, no augmentation | 300 epochs, strong augmentation | not measured |
 # | reductions that do not divide a map | refused | the last rows are dropped | equal for published sizes |
-# | V2's largest models, H and G | not here | 658 million and 3 thousand million parameters | never published |
+# | V2's largest models, H and G | not here | up to 3 thousand million parameters | their weights were not published |
 #
 # The verdicts, over the seeds of this run and any that were recorded before:
 

@@ -1,13 +1,32 @@
 """A map of tokens in shifted windows, by copies: roll, cut, mask; and back (Liu et al. 2021, sec. 3.2, fig. 4)."""
 
+from typing import Any
+
 import torch
 from einops import rearrange
 from torch import Tensor
 
 
+class Roll(torch.autograd.Function):
+    """Rolls a map (B, H, W, ...) down and right by `shift`, in one copy where `Tensor.roll` makes one for each axis."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shift: int) -> Tensor:
+        ctx.shift = shift
+        out, (down, right) = torch.empty_like(x), (shift % x.shape[1], shift % x.shape[2])
+        for above, below in ((slice(down), slice(-down, None)), (slice(down, None), slice(-down))):
+            for left, opposite in ((slice(right), slice(-right, None)), (slice(right, None), slice(-right))):
+                out[:, above, left] = x[:, below, opposite]
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return Roll.apply(gradients[0], -ctx.shift), None
+
+
 def fold_windows(qkv: Tensor, window: int, shift: int) -> Tensor:
     """(B, H, W, 3, heads, D) to q, k and v (3, B, windows * heads, window^2, D): a window's heads are heads."""
-    rolled = qkv.roll((-shift, -shift), (1, 2)) if shift else qkv
+    rolled = roll(qkv, -shift) if shift else qkv
     return rearrange(rolled, "b (y p) (x q) s h d -> s b (y x h) (p q) d", p=window, q=window)
 
 
@@ -15,7 +34,12 @@ def unfold_windows(x: Tensor, window: int, shift: int, height: int, width: int) 
     """(B, windows * heads, window^2, D) to (B, H, W, heads, D): the inverse of fold_windows for one of q, k, v."""
     down, across = height // window, width // window
     x = rearrange(x, "b (y x h) (p q) d -> b (y p) (x q) h d", y=down, x=across, p=window)
-    return x.roll((shift, shift), (1, 2)) if shift else x
+    return roll(x, shift) if shift else x
+
+
+def roll(x: Tensor, shift: int) -> Tensor:
+    """(B, H, W, ...) moved down and right by `shift`; what leaves comes back at the opposite side."""
+    return Roll.apply(x, shift) if shift % x.shape[1] and shift % x.shape[2] else x.roll((shift, shift), (1, 2))
 
 
 def region_mask(

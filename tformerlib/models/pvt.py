@@ -120,6 +120,10 @@ def init(module: nn.Module) -> None:
                 nn.init.trunc_normal_(table, std=0.02)
 
 
+MEDIUM: dict[str, Any] = {"depths": (3, 4, 18, 3), "drop_path": 0.3}
+LARGE: dict[str, Any] = {"depths": (3, 8, 27, 3), "drop_path": 0.3}
+
+
 @register
 def pvt_tiny(**overrides: Any) -> PVT:
     """13.2 M parameters, 1.9 G multiply-adds (Wang et al. 2021, table 1)."""
@@ -135,10 +139,10 @@ def pvt_small(**overrides: Any) -> PVT:
 @register
 def pvt_medium(**overrides: Any) -> PVT:
     """44.2 M parameters, 6.7 G multiply-adds (Wang et al. 2021, table 1)."""
-    return PVT(**{"depths": (3, 4, 18, 3), "drop_path": 0.3} | overrides)
+    return PVT(**MEDIUM | overrides)
 
 
 @register
 def pvt_large(**overrides: Any) -> PVT:
     """61.4 M parameters, 9.8 G multiply-adds (Wang et al. 2021, table 1)."""
-    return PVT(**{"depths": (3, 8, 27, 3), "drop_path": 0.3} | overrides)
+    return PVT(**LARGE | overrides)

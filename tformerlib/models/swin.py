@@ -1,8 +1,7 @@
 """Swin Transformer: attention in shifted windows, on a pyramid of maps (Liu et al. 2021).
 
-Maps are (B, H, W, C). Stage s has width dim * 2^s, and one token for 4 * 2^s by 4 * 2^s pixels.
-
-Where a window does not divide a map, the official code pads it and lets tokens attend to the padding; here they don't.
+Maps are (B, H, W, C); stage s has width dim * 2^s, and one token for 4 * 2^s by 4 * 2^s pixels.
+Where a window does not divide a map, the official code pads it and lets tokens attend to padding; here they do not.
 """
 
 from collections.abc import Callable
@@ -40,7 +39,7 @@ def attend_in_windows(qkv: Tensor, bias: Tensor, window: int, shift: int, scale:
     """(B, H, W, 3, heads, D) to (B, H, W, heads * D), for maps of any size: padded for the windows, and cut again."""
     h, w = qkv.shape[1:3]
     if h % window or w % window:
-        qkv = F.pad(qkv, (0, 0, 0, 0, 0, 0, 0, -w % window, 0, -h % window))
+        qkv = F.pad(qkv, (*[0] * 7, -w % window, 0, -h % window))
     x = window_attention(qkv, bias, window=window, shift=shift, scale=scale, size=(h, w)).flatten(-2)
     return x[:, :h, :w]
 
@@ -57,10 +56,7 @@ class PatchMerging(nn.Module):
 
 
 def neighborhoods(x: Tensor) -> Tensor:
-    """(B, H, W, C) to (B, H/2, W/2, 4C), from each 2 x 2 tokens: upper left, lower left, upper right, lower right.
-
-    An odd side gets a row or column of zeros, as in the official code.
-    """
+    """(B, H, W, C) to (B, H/2, W/2, 4C): upper left, lower left, upper right, lower right; zeros beyond an odd side."""
     if x.shape[1] % 2 or x.shape[2] % 2:
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
     return rearrange(x, "b (h i) (w j) c -> b h w (j i c)", i=2, j=2)
@@ -105,11 +101,10 @@ class Swin(nn.Module):
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Maps (B, H/4, W/4, dim), (B, H/8, W/8, 2 dim), ...: what detectors and segmenters take."""
-        x, maps = image, []
+        maps = [image]
         for embed, stage in zip(self.embed, self.stages, strict=True):
-            x = stage(embed(x))
-            maps.append(x)
-        return maps
+            maps.append(stage(embed(maps[-1])))
+        return maps[1:]
 
     def forward(self, image: Tensor) -> Tensor:
         """Images (B, channels, H, W) to logits (B, classes)."""

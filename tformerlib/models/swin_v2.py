@@ -6,6 +6,7 @@ The two largest models of the paper, H and G, were published neither as weights 
 
 import itertools
 import math
+import re
 from typing import Any
 
 import torch
@@ -93,8 +94,9 @@ class SwinV2(Swin):
             raise ValueError(f"pretrained={pretrained} and depths={depths} are of different numbers of stages")
         self.pretrained = pretrained
         super().__init__(image=image, depths=depths, window=window, **options)
-        for norm in (branch.norm for branch in self.modules() if isinstance(branch, ResPostNorm)):
-            nn.init.zeros_(norm.weight)  # at first a block does nothing
+        for name, p in self.named_parameters():
+            if re.search(r"(mixer|mlp)\.norm\.weight", name):
+                nn.init.zeros_(p)  # at first a block does nothing
 
     def block(self, stage: int, dim: int, heads: int, window: int, shift: int, drop_path: float) -> nn.Module:
         attn = CosineAttention(dim, heads, window, shift, self.pretrained[stage] if self.pretrained else None)
