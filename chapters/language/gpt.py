@@ -560,7 +560,7 @@ show.lines(
     [row["step"] for row in toy_right[1]],
     {f"{depth} layer{'s' * (depth > 1)}": [row["copied"] for row in rows] for depth, rows in toy_right.items()},
     x_label="step",
-    y_label="known answers that are right, percent",
+    y_label="known answers right, percent",
     alt="Percent of known answers that are right over training steps, for a model of one layer and one of two.",
     caption="Strings that repeat, 300 of them unseen. What the second layer adds is a search by what stood before.",
 )
@@ -636,12 +636,11 @@ show.table(
 # back on three, and so on. **Interpolated Kneser-Ney** smoothing {cite:p}`kneser1995,chen1999` takes a discount
 # $\delta$ from every count and gives what it took to the next shorter context:
 #
-# $$ p(x \mid u) = \frac{\max(\operatorname{count}(u x) - \delta, 0)}{\operatorname{count}(u)}
-# + \frac{\delta\, \operatorname{kinds}(u)}{\operatorname{count}(u)}\; p(x \mid u') , $$
+# $$ p(x \mid u) = \frac{\max(\#ux - \delta, 0) + \delta \operatorname{kinds}(u)\; p(x \mid u')}{\#u} , $$
 #
-# where $u'$ is the context $u$ without its first token, and $\operatorname{kinds}(u)$ the number of different tokens
-# that came after $u$. Its finest idea is what the shorter contexts count: not how often $x$ came, but after how many
-# different tokens. `Francisco` is frequent, and comes after one word only.
+# where $\#u$ is how often $u$ came, $u'$ is the context $u$ without its first token, and $\operatorname{kinds}(u)$ is
+# the number of different tokens that came after $u$. Its finest idea is what the shorter contexts count: not how often
+# $x$ came, but after how many different tokens. `Francisco` is frequent, and comes after one word only.
 
 
 # %%
@@ -858,7 +857,7 @@ def text_figure(text: str, width: int = 44, lines: int = 18) -> go.Figure:
     return go.Figure(label, {"xaxis": hidden | {"range": [0, 1]}, "yaxis": hidden, "height": 390})
 
 
-beginnings = ["    def read(self, size):\n", "import os\nimport ", '"""Return the ']
+beginnings = ["    def read(self, size):\n", "import os\nimport", '"""Return the']
 heads = [tokenizer.encode(text).ids for text in beginnings]
 room = context - max(map(len, heads))
 drawn_texts = {}
@@ -927,11 +926,12 @@ show.bars(
 )
 
 # %% [markdown]
-# Move the slider: the same logits, divided by ever larger temperatures.
+# Move the slider: the same logits, divided by ever larger temperatures. The text ends without a space, for the space
+# belongs to the next token. A space at the end of a prompt is a token of its own, and little in code comes after one.
 
 # %%
 with torch.no_grad():
-    next_logits = writer(torch.tensor([tokenizer.encode("import os\nimport ").ids], device=run.device))[0, -1].cpu()
+    next_logits = writer(torch.tensor([tokenizer.encode("import os\nimport").ids], device=run.device))[0, -1].cpu()
 shown = next_logits.topk(16).indices
 names = [repr(tokenizer.decode([token]))[1:-1] for token in shown.tolist()]
 pictures = {}
@@ -951,7 +951,7 @@ show.slider(
     slider_label="temperature",
     alt="Probabilities of the sixteen likeliest tokens after two import lines, at temperatures from 0.25 to 4. Low "
     "temperatures put nearly all on one token, high ones make the bars even.",
-    caption="After “import os”, a line break and “import ”: what may come next.",
+    caption="After “import os”, a line break and “import”: what may come next.",
 )
 # %% [markdown]
 # ## The second experiment: what does pretraining buy?
