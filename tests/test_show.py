@@ -324,7 +324,7 @@ def test_writing_widget_writes_and_says_what_was_refused(
             raise ValueError("prompts [0] are empty")
         return f"{text} at {temperature}"
 
-    called = {}
+    called: dict[str, Any] = {}
     monkeypatch.setattr(widgets, "in_live_kernel", lambda: True)
     monkeypatch.setattr(ipywidgets, "interact", lambda function, **controls: called.update(f=function, **controls))
     show.writing_widget(write, text="def ")
