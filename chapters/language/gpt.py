@@ -609,7 +609,7 @@ for layer in range(2):
         with without(toys[2], layer, head):
             left = copied(toys[2], toy_exam)
         looks = {"on the token before": before[layer, head].item(), "on what came next": next_time[layer, head].item()}
-        rows.append({"head": f"layer {layer + 1}, head {head + 1}", **looks, "right without it, %": left})
+        rows.append({"head of": f"layer {layer + 1}", **looks, "right without it, %": left})
 show.expect(next_time[1, 0] > 0.3, "the second layer's head looks at what came next the last time")
 show.expect(before[0, 0] > 0.3, "the first layer's head looks at the token just before")
 show.table(
@@ -933,7 +933,7 @@ show.bars(
 with torch.no_grad():
     next_logits = writer(torch.tensor([tokenizer.encode("import os\nimport").ids], device=run.device))[0, -1].cpu()
 shown = next_logits.topk(16).indices
-names = [repr(tokenizer.decode([token]))[1:-1] for token in shown.tolist()]
+names = [repr(tokenizer.decode([token]))[1:-1].replace(" ", "·") for token in shown.tolist()]
 pictures = {}
 for temperature in (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0):
     p = probabilities(next_logits, temperature=temperature)
@@ -951,7 +951,7 @@ show.slider(
     slider_label="temperature",
     alt="Probabilities of the sixteen likeliest tokens after two import lines, at temperatures from 0.25 to 4. Low "
     "temperatures put nearly all on one token, high ones make the bars even.",
-    caption="After “import os”, a line break and “import”: what may come next.",
+    caption="After “import os”, a line break and “import”: what may come next. Dots are spaces.",
 )
 # %% [markdown]
 # ## The second experiment: what does pretraining buy?
