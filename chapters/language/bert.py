@@ -1033,8 +1033,8 @@ show.table(
 )
 
 # %% [markdown]
-# *Asked for every token* deserves a word. Most of its answers are in plain sight, so a model can bring its loss far down
-# by copying. A loss that falls is no evidence that a model learns what you want.
+# *Asked for every token* deserves a word. Most of its answers are in plain sight, so a model can bring its loss far
+# down by copying. A loss that falls is no evidence that a model learns what you want.
 #
 # ## Ours and the paper's
 #
@@ -1048,7 +1048,7 @@ show.table(
 # | beginning | positions start as waves, a spread for the width | 0.02 everywhere | a narrow model starts sooner |
 # | lengths | one length | one in ten sequences short | not measured |
 # | optimizer | AdamW with bias correction | Adam without, decay 0.01 | not measured |
-# | SqueezeBERT | trained on the tasks alone | pretrained, and distilled for its best results | says nothing of pretraining in groups |
+# | SqueezeBERT | trained on the tasks alone | pretrained, and distilled | nothing is said of pretraining |
 # | timing | a server's processor, two layers | a phone, twelve layers | see the verdict |
 
 # %% tags=["hide-input"]
@@ -1145,8 +1145,8 @@ assert not sees_itself(1) and sees_itself(2)
 #
 # ```{exercise} How many groups?
 # :label: bert-groups
-# By which factor do multiplications fall with 2, 4, 8, 16 and 32 groups, at 128 tokens of base size? Why do eight groups
-# not save twice as much as four?
+# By which factor do multiplications fall with 2, 4, 8, 16 and 32 groups, at 128 tokens of base size? Why do eight
+# groups not save twice as much as four?
 # ```
 #
 # ```{solution-start} bert-groups
