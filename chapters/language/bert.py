@@ -702,11 +702,11 @@ show.glue("bert-scratch-gain", f"{means['masked'] - means['from scratch']:+.1f}"
 
 # %% [markdown]
 # On average over the tasks the masked model stands {glue:text}`bert-masked-gain` points from the left-to-right one (a
-# minus means behind), and {glue:text}`bert-scratch-gain` from the one without pretraining. Read the table by task, too.
-# A wrong *closing* bracket is visible from the left, a wrong *opening* one only from the right. A seam shows at the
-# first token that does not follow from those before it, which is what a left-to-right model has been trained to notice.
-# And the paper's models trained on far more text than ours do in this profile; a masked model, with its few answers,
-# may need it.
+# minus means behind), and {glue:text}`bert-scratch-gain` from the one without pretraining. Read the table by task, too;
+# *chance* is a blind guess among all places. A wrong *closing* bracket is visible from the left, a wrong *opening* one
+# only from the right. A seam shows at the first token that does not follow from those before it, which is what a
+# left-to-right model has been trained to notice. And the paper's models trained on far more text than ours do in this
+# profile; a masked model, with its few answers, may need it.
 #
 # Where does each model find the brackets?
 
@@ -854,8 +854,8 @@ verdicts.append(claims.report("bert.squeezed-is-faster", speedup=speedup))
 
 # %% [markdown]
 # Measured: {glue:text}`bert-speedup` times as fast, where the count says {glue:text}`bert-saved`. Both models take
-# turns, and each counts with its best time. What is missing is work that grouping does not shrink: norms, activations,
-# the softmax, and moving slices about.
+# turns, and each counts with its best time. Norms, activations, the softmax and the moving of slices are not in the
+# count, and grouping shrinks none of them.
 #
 # And what does it cost? A SqueezeBERT learned the three tasks above as well, from scratch, as the ungrouped body did:
 # same sizes, same examples, same steps.
@@ -1033,8 +1033,8 @@ show.table(
 )
 
 # %% [markdown]
-# *Asked for every token* deserves a word. Its loss falls faster than any of ours, because most of the answers are in
-# plain sight: the model learns to copy. A loss that falls is no evidence that a model learns what you want.
+# *Asked for every token* deserves a word. Most of its answers are in plain sight, so a model can bring its loss far
+# down by copying. A loss that falls is no evidence that a model learns what you want.
 #
 # ## Ours and the paper's
 #
@@ -1047,8 +1047,8 @@ show.table(
 # | random tokens | never special ones | any id | padding as input would be invisible |
 # | beginning | positions start as waves, a spread for the width | 0.02 everywhere | a narrow model starts sooner |
 # | lengths | one length | one in ten sequences short | not measured |
-# | optimizer | AdamW with bias correction | Adam without, decay 0.01 | warm-up hides the difference; not measured |
-# | SqueezeBERT | no distillation | distilled for its best results | in favor of neither |
+# | optimizer | AdamW with bias correction | Adam without, decay 0.01 | not measured |
+# | SqueezeBERT | trained on the tasks alone | pretrained, and distilled | nothing is said of pretraining |
 # | timing | a server's processor, two layers | a phone, twelve layers | see the verdict |
 
 # %% tags=["hide-input"]
@@ -1145,7 +1145,7 @@ assert not sees_itself(1) and sees_itself(2)
 #
 # ```{exercise} How many groups?
 # :label: bert-groups
-# Plot the factor by which multiplications fall against the number of groups, at 128 tokens of base size. Why do eight
+# By which factor do multiplications fall with 2, 4, 8, 16 and 32 groups, at 128 tokens of base size? Why do eight
 # groups not save twice as much as four?
 # ```
 #
@@ -1218,7 +1218,7 @@ for name, spread in (("waves", None), ("random", 0.02)):
     print(f"{name:7} loss over the last ten of {short} steps: {sum(history.losses[-10:]) / 10:.2f}")
 
 # %% [markdown]
-# So early the losses are close, and one seed and one learning rate prove nothing: a fair comparison tunes the rate for
+# So early in training, one seed and one learning rate prove nothing either way: a fair comparison tunes the rate for
 # each, trains to the end, repeats it with several seeds, and looks at the tasks.
 #
 # ```{solution-end}
