@@ -219,6 +219,7 @@ def patch_figure(patch: int) -> go.Figure:
     return go.Figure([image, heat], layout)
 
 
+# %% tags=["hide-input"]
 show.slider(
     {f"{patch} × {patch}: {(144 // patch) ** 2} tokens": patch_figure(patch) for patch in (48, 24, 16, 12)},
     slider_label="patches of",
@@ -419,6 +420,7 @@ budget = compare.Budget(
 )
 
 
+# %%
 def make_vit() -> ViT:
     size = run.pick(
         quick={"dim": 56, "depth": 2, "heads": 4},
@@ -446,6 +448,7 @@ def make_cnn() -> ResNet:
     )
 
 
+# %%
 show.table(
     [
         {
