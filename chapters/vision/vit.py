@@ -86,8 +86,17 @@ def scores(tokens: int) -> int:
 side = 224
 show.table(
     [
-        {"token": name, "tokens": (side // patch) ** 2, "scores of one head": scores((side // patch) ** 2)}
-        for name, patch in (("a pixel", 1), ("a square of 8 × 8", 8), ("a square of 16 × 16", 16), ("of 32 × 32", 32))
+        {
+            "token": name,
+            "tokens": (side // patch) ** 2,
+            "scores of one head": scores((side // patch) ** 2),
+        }
+        for name, patch in (
+            ("a pixel", 1),
+            ("a square of 8 × 8", 8),
+            ("a square of 16 × 16", 16),
+            ("of 32 × 32", 32),
+        )
     ],
     caption="Tokens go with the area of the image, scores with its square.",
 )
@@ -173,8 +182,8 @@ print(f"{tuple(photograph.shape[1:])} pixels, {cut.shape[1]} patches of {cut.sha
 def picture(image: Tensor) -> str:
     """An image (3, H, W) of bytes as an address that a plot can show."""
     file = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def patch_figure(patch: int) -> go.Figure:
@@ -188,16 +197,29 @@ def patch_figure(patch: int) -> go.Figure:
         colorscale=[[0, "rgba(0,0,0,0)"], [1, "rgba(0,0,0,0)"]], showscale=False,
     )  # fmt: skip
     lines = [
-        {"type": "line", "x0": a, "x1": b, "y0": c, "y1": d, "line": {"color": "white", "width": 1}}
+        {
+            "type": "line",
+            "x0": a,
+            "x1": b,
+            "y0": c,
+            "y1": d,
+            "line": {"color": "white", "width": 1},
+        }
         for i in range(1, count)
         for a, b, c, d in ((i * patch, i * patch, 0, 144), (0, 144, i * patch, i * patch))
     ]
     axis = {"visible": False, "range": [0, 144], "constrain": "domain"}
     image = go.Image(source=picture(small), x0=0.5, y0=0.5, hoverinfo="skip")
-    layout = {"xaxis": axis, "yaxis": {**axis, "range": [144, 0], "scaleanchor": "x"}, "shapes": lines, "height": 420}
+    layout = {
+        "xaxis": axis,
+        "yaxis": {**axis, "range": [144, 0], "scaleanchor": "x"},
+        "shapes": lines,
+        "height": 420,
+    }
     return go.Figure([image, heat], layout)
 
 
+# %% tags=["hide-input"]
 show.slider(
     {f"{patch} × {patch}: {(144 // patch) ** 2} tokens": patch_figure(patch) for patch in (48, 24, 16, 12)},
     slider_label="patches of",
@@ -270,7 +292,11 @@ library.load_state_dict(renamed)
 for module in ours.modules():
     if isinstance(module, nn.LayerNorm):
         module.eps = 1e-6
-show.parity("thirty lines against the library", (ours(images) - library(images)).abs().max().item(), tolerance=1e-5)
+show.parity(
+    "thirty lines against the library",
+    (ours(images) - library(images)).abs().max().item(),
+    tolerance=1e-5,
+)
 
 # %% [markdown]
 # And the library against other people's code: `ViTForImageClassification` of Hugging Face transformers, at a size that
@@ -312,7 +338,12 @@ def price(name: str) -> dict[str, object]:
         model = tf.create_model(name)
     millions = compare.parameter_count(model) / 1e6
     giga = compare.macs(model, (3, 224, 224)) / 1e9
-    return {"model": name, "papers, M": printed[name], "ours, M": f"{millions:.1f}", "multiply-adds, G": f"{giga:.2f}"}
+    return {
+        "model": name,
+        "papers, M": printed[name],
+        "ours, M": f"{millions:.1f}",
+        "multiply-adds, G": f"{giga:.2f}",
+    }
 
 
 show.table(
@@ -347,7 +378,16 @@ def find_the_mark(positions: bool) -> float:
     model = ViT(image=16, patch=4, dim=32, depth=2, heads=2, classes=4)
     if not positions:
         model.positions.requires_grad_(False).zero_()
-    training.fit(model, (marks, quarter), mark_loss, steps=80, batch_size=16, lr=3e-3, seed=seed, device="cpu")
+    training.fit(
+        model,
+        (marks, quarter),
+        mark_loss,
+        steps=80,
+        batch_size=16,
+        lr=3e-3,
+        seed=seed,
+        device="cpu",
+    )
     return (model(marks).argmax(-1) == quarter).float().mean().item()
 
 
@@ -380,6 +420,7 @@ budget = compare.Budget(
 )
 
 
+# %%
 def make_vit() -> ViT:
     size = run.pick(
         quick={"dim": 56, "depth": 2, "heads": 4},
@@ -393,11 +434,21 @@ def make_vit() -> ViT:
 
 def make_cnn() -> ResNet:
     dims, depths = run.pick(
-        quick=((16, 32, 64), (1, 1, 1)), colab=((64, 128, 256), (2, 2, 2)), full=((128, 256, 512), (2, 2, 2))
+        quick=((16, 32, 64), (1, 1, 1)),
+        colab=((64, 128, 256), (2, 2, 2)),
+        full=((128, 256, 512), (2, 2, 2)),
     )
-    return ResNet(depths=depths, dims=dims, stem=dims[0], block=basic_block, small=True, classes=task.classes)
+    return ResNet(
+        depths=depths,
+        dims=dims,
+        stem=dims[0],
+        block=basic_block,
+        small=True,
+        classes=task.classes,
+    )
 
 
+# %%
 show.table(
     [
         {
@@ -527,7 +578,11 @@ show.glue("vit-plain", f"{plain:.1f} %")
 show.glue("vit-augmented", f"{augmented:.1f} %")
 show.glue("vit-more", f"{more:.1f} %")
 show.bars(
-    {f"{small} images": plain, f"{small} images, augmented": augmented, f"{tenfold} images": more},
+    {
+        f"{small} images": plain,
+        f"{small} images, augmented": augmented,
+        f"{tenfold} images": more,
+    },
     y_label="test accuracy of ViT, %",
     alt=f"Three bars: {plain:.0f} percent with {small} images, {augmented:.0f} percent with augmentation, {more:.0f} "
     f"percent with {tenfold} images.",
@@ -782,7 +837,12 @@ def overlay(i: int, layer: int) -> go.Figure:
     axis = {"visible": False, "range": [0, 144], "constrain": "domain"}
     image = go.Image(source=picture(whole[i]), x0=0.5, y0=0.5, hoverinfo="skip")
     return go.Figure(
-        [image, heat], {"xaxis": axis, "yaxis": {**axis, "range": [144, 0], "scaleanchor": "x"}, "height": 420}
+        [image, heat],
+        {
+            "xaxis": axis,
+            "yaxis": {**axis, "range": [144, 0], "scaleanchor": "x"},
+            "height": 420,
+        },
     )
 
 
@@ -942,7 +1002,16 @@ class MeanViT(ViT):
 
 torch.manual_seed(seed)
 model = MeanViT(image=16, patch=4, dim=32, depth=2, heads=2, classes=4)
-training.fit(model, (marks, quarter), mark_loss, steps=80, batch_size=16, lr=3e-3, seed=seed, device="cpu")
+training.fit(
+    model,
+    (marks, quarter),
+    mark_loss,
+    steps=80,
+    batch_size=16,
+    lr=3e-3,
+    seed=seed,
+    device="cpu",
+)
 print(f"{(model(marks).argmax(-1) == quarter).float().mean():.0%} of the marks")
 
 # %% [markdown]
