@@ -19,6 +19,7 @@ from benchmarks import bert, gpt, models, transformer, vit
         lambda: gpt.training("chapter", batch=2, length=8, dropout=0.0),
         lambda: gpt.generation("chapter", batch=2, prompt=4, tokens=4),
         lambda: bert.training("Bert", "chapter", batch=2, length=8, dropout=0.0),
+        lambda: bert.encoding("SqueezeBert", "chapter", batch=2, length=8),
         lambda: vit.training_step("vit_tiny_patch16", "vit_tiny_patch16_224", 1),
         lambda: vit.training_step("deit_tiny_distilled", "deit_tiny_distilled_patch16_224", 1),
     ],
