@@ -18,6 +18,8 @@ from transformers import (
 )
 
 import tformerlib as tf
+from benchmarks import vit as vit_benchmark
+from benchmarks.models import compare
 from tests.parity import assert_parity, assert_same, widen
 from tformerlib.attention import record_attention
 from tformerlib.models.deit import DeiT
@@ -306,3 +308,11 @@ def test_no_gradient_reaches_the_teacher_and_bad_input_is_refused():
         distillation.soft(label, says, targets, teacher, tau=0)
     with pytest.raises(ValueError, match=r"\(4, 3\)"):
         distillation.hard(label, says, targets, torch.randn(4, 3))
+
+
+@pytest.mark.parametrize("ours,theirs", [vit_benchmark.SIZES[0][:2], vit_benchmark.SIZES[3][:2]])
+def test_the_benchmark_compares_equal_work(ours: str, theirs: str):
+    """It asserts equal logits before anything is timed; here one step of each at a batch of one."""
+    name, mine, other = vit_benchmark.training_step(ours, theirs, batch=1)
+    result = compare(mine, other, rounds=1)
+    assert ours in name and result["ratio"] > 0

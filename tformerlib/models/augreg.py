@@ -1,7 +1,7 @@
 """AugReg: the sizes of ViT for which Steiner et al. (2022) studied data, augmentation and regularization.
 
-The model is ViT. What they add is how to train it: `training.augment.Recipe` has mixup and RandAugment in their pairs
-(table 4), dropout and drop_path are arguments, both 0.1 or both 0 in the study.
+The model is ViT. What they add is how to train it: `training.augment.Recipe` has mixup and RandAugment; dropout and
+drop_path are arguments, both 0.1 or both 0 in the study.
 """
 
 from typing import Any
@@ -15,19 +15,19 @@ SMALL: dict[str, Any] = {"dim": 384, "depth": 12, "heads": 6}
 
 @register
 def vit_tiny_patch16(**overrides: Any) -> ViT:
-    """Ti/16: 5.7 M parameters (Steiner et al. 2022, table 2)."""
+    """Ti/16: 5.7 M parameters (Steiner et al. 2022)."""
     return ViT(**TINY | overrides)
 
 
 @register
 def vit_small_patch16(**overrides: Any) -> ViT:
-    """S/16: 22.1 M parameters (Steiner et al. 2022, table 2)."""
+    """S/16: 22.1 M parameters (Steiner et al. 2022)."""
     return ViT(**SMALL | overrides)
 
 
 @register
 def vit_small_patch32(**overrides: Any) -> ViT:
-    """S/32: 22.9 M parameters (Steiner et al. 2022, table 2)."""
+    """S/32: 22.9 M parameters (Steiner et al. 2022)."""
     return ViT(**SMALL | {"patch": 32} | overrides)
 
 

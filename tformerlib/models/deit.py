@@ -60,17 +60,17 @@ def deit_base(**overrides: Any) -> ViT:
 
 @register
 def deit_tiny_distilled(**overrides: Any) -> DeiT:
-    """DeiT-Ti with a distillation token: 5.9 M parameters (Touvron et al. 2021, table 3)."""
+    """DeiT-Ti with a distillation token: 5.9 M parameters (Touvron et al. 2021)."""
     return DeiT(**TINY | {"drop_path": 0.1} | overrides)
 
 
 @register
 def deit_small_distilled(**overrides: Any) -> DeiT:
-    """DeiT-S with a distillation token: 22.4 M parameters (Touvron et al. 2021, table 3)."""
+    """DeiT-S with a distillation token: 22.4 M parameters (Touvron et al. 2021)."""
     return DeiT(**SMALL | {"drop_path": 0.1} | overrides)
 
 
 @register
 def deit_base_distilled(**overrides: Any) -> DeiT:
-    """DeiT-B with a distillation token: 87.3 M parameters (Touvron et al. 2021, table 3)."""
+    """DeiT-B with a distillation token: 87.3 M parameters (Touvron et al. 2021)."""
     return DeiT(**BASE | {"drop_path": 0.1} | overrides)
