@@ -778,7 +778,7 @@ show.lines(
     depths,
     grown,
     x_label="block",
-    y_label="standard deviation of the map (log)",
+    y_label="spread of the map (log)",
     log_y=True,
     alt="Standard deviation over 24 blocks. With the norm first it depends on the size of the weights; with the norm "
     "last the two curves lie on each other.",
@@ -1097,8 +1097,8 @@ show.table(
 )
 
 # %% [markdown]
-# What is *not* shown here: that any of this is better than a convolutional network on photographs. It was, by a
-# margin, in {cite:t}`liu2021`; at our size a convolution would win, as in the [ViT chapter](vit).
+# What is *not* shown here: that any of this is better than a convolutional network on photographs. It was, by a margin,
+# in {cite:t}`liu2021`; what a small convolutional network does on the league's digits is in the [ViT chapter](vit).
 #
 # ## Exercises
 #
