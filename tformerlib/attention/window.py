@@ -27,7 +27,7 @@ def window_attention(
         shift: 0 <= shift < window.
         scale: factor on q @ k^T; 1 / sqrt(D) by default.
         backend: "triton" for one kernel that reads and writes the map in place; "torch" for roll, cut, attend and put
-            back; "auto": the kernel on a GPU from sm_80 on, in 16 bits, if a window has at most 64 tokens.
+            back; "auto": the kernel on a GPU from sm_80 on, if a window has at most 64 tokens.
 
     Returns:
         (B, H, W, heads, D): flatten(-2) joins the heads without a copy.
@@ -42,10 +42,11 @@ def window_attention(
     if backend not in ("auto", "triton", "torch"):
         raise ValueError(f"backend={backend!r} is none of 'auto', 'triton', 'torch'")
     (qkv,) = autocast(qkv)
+    if backend == "auto" and qkv.is_cuda and qkv.dtype == torch.float32:
+        backend = "torch"  # products of float32 get no tensor cores in the kernel
     height, width, heads = qkv.shape[1], qkv.shape[2], qkv.shape[4]
     scale = qkv.shape[-1] ** -0.5 if scale is None else scale
-    tried = backend == "triton" or (backend == "auto" and qkv.is_cuda and qkv.dtype != torch.float32)
-    against = obstacle(qkv, window) if tried else "PyTorch"
+    against = obstacle(qkv, window) if backend == "triton" or (backend == "auto" and qkv.is_cuda) else "backend='torch'"
     if not against and (backend == "triton" or not interpreted()):
         return fused_window_attention(qkv, bias, window, shift, scale)
     if backend == "triton":
