@@ -37,8 +37,10 @@ def window_attention(
         size: rows and columns of the map that are tokens, if the rest, below and to the right, is padding. No token
             attends to padding; what stands in the padding's own rows of the result has no meaning.
         backend: "triton" for one kernel that reads and writes the map in place; "torch" for roll, cut, attend and put
-            back; "auto": the kernel on a GPU from sm_80 on, in 16 bits, if windows have at most 64 tokens and the map
-            has no padding.
+    padded = size is not None and tuple(size) != (height, width)
+    against = "backend='torch'"
+    if backend == "triton" or (backend == "auto" and qkv.is_cuda):
+        against = "the map has padding" if padded else obstacle(qkv, window)
 
     Returns:
         (B, H, W, heads, D): flatten(-2) joins the heads without a copy.
@@ -52,11 +54,13 @@ def window_attention(
     if backend not in ("auto", "triton", "torch"):
         raise ValueError(f"backend={backend!r} is none of 'auto', 'triton', 'torch'")
     (qkv,) = autocast(qkv)
+    if backend == "auto" and qkv.is_cuda and qkv.dtype == torch.float32:
+        backend = "torch"  # products of float32 get no tensor cores in the kernel
     height, width, heads = qkv.shape[1], qkv.shape[2], qkv.shape[4]
     scale = qkv.shape[-1] ** -0.5 if scale is None else scale
     padded = size is not None and tuple(size) != (height, width)
-    against = "PyTorch"
-    if backend == "triton" or (backend == "auto" and qkv.is_cuda and qkv.dtype != torch.float32):
+    against = "backend='torch'"
+    if backend == "triton" or (backend == "auto" and qkv.is_cuda):
         against = "the map has padding" if padded else obstacle(qkv, window)
     if not against and (backend == "triton" or not interpreted()):
         return fused_window_attention(qkv, bias, window, shift, scale)
