@@ -138,9 +138,9 @@ def time_case(
         found[name] = outcome
         if run is not None:
             runs[name] = run
-    for name, run in list(runs.items()):
+    for name in list(runs):
         try:
-            found[name]["peak_bytes"] = timing.peak_memory(run, device)
+            found[name]["peak_bytes"] = timing.peak_memory(runs[name], device)
         except RuntimeError as error:  # the memory that was enough for the check may not be for two runs
             found[name] = {"refused": reason(error)}
             del runs[name]
@@ -156,9 +156,9 @@ def time_case(
     result = {"providers": found, "flops": case.flops, "bytes": case.bytes}
     peers = {name: timing.summary(each)["median"] for name, each in times.items() if name != OURS}
     if peers:
-        result["best_peer"] = min(peers, key=peers.__getitem__)
-    if peers and OURS in times:
-        result["ratio"] = timing.ratios(times[result["best_peer"]], times[OURS])
+        best = result["best_peer"] = min(peers, key=peers.__getitem__)
+        if OURS in times:
+            result["ratio"] = timing.ratios(times[best], times[OURS])
     return result
 
 

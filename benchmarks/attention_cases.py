@@ -87,7 +87,7 @@ class Case:
             name: normal(self.batch, length, self.heads, self.width).transpose(1, 2)
             for name, length in (("q", self.n), ("k", self.m), ("v", self.m))
         }
-        fixed = {}
+        fixed: dict[str, Tensor] = {}
         if "bias" in self.kind:
             (leaves if self.kind == "bias-grad" else fixed)["bias"] = normal(1, self.heads, self.n, self.m)
         if self.kind == "padding":
@@ -106,7 +106,8 @@ class Case:
 
     def formula(self, inputs: Inputs) -> Tensor:
         """Scores, softmax, product, as written."""
-        return eager(**inputs.leaves, **inputs.fixed, **inputs.options)
+        call: dict[str, Any] = {**inputs.leaves, **inputs.fixed, **inputs.options}
+        return eager(**call)
 
     def describe(self) -> dict[str, Any]:
         return {"what": "attention", **asdict(self)}

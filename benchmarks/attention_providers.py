@@ -95,7 +95,8 @@ def _sdpa(inputs: Inputs) -> Forward:
         mask = mask.expand(tensors[0].shape[0], -1, -1, -1)
     if "key_mask" in options:
         mask = options.pop("key_mask")[:, None, None]
-    return lambda: F.scaled_dot_product_attention(*tensors, attn_mask=mask, is_causal=options.get("causal", False))
+    q, k, v = tensors
+    return lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=options.get("causal", False))
 
 
 def _flex(inputs: Inputs) -> Forward:
@@ -182,7 +183,7 @@ def _flex_windows(inputs: Inputs) -> Forward:
     qkv, bias = inputs.leaves.values()
     window, shift = inputs.options["window"], inputs.options["shift"]
     heads = qkv.shape[4]
-    seen = region_mask(window, shift, *qkv.shape[1:3], qkv.device) if shift else None
+    seen = region_mask(window, shift, qkv.shape[1], qkv.shape[2], qkv.device) if shift else None
 
     def run(qkv: Tensor, bias: Tensor) -> Tensor:
         def score_mod(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def pair(size: str, dropout: float) -> tuple[GPT2, nn.Module]:
+def pair(size: str, dropout: float) -> tuple[GPT2, Any]:
     """Ours and transformers', with the same weights."""
     prepare()
     from transformers import GPT2Config, GPT2LMHeadModel

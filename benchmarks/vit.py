@@ -1,6 +1,7 @@
 """ViT and DeiT beside timm's models of the same size and weights: training steps."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ def training_step(name: str, peer: str, batch: int) -> Pair:
     import timm
 
     torch.manual_seed(0)
-    theirs = timm.create_model(peer)
+    theirs: Any = timm.create_model(peer)
     ours = tf.create_model(name, drop_path=0.0)
     tf.load_published(ours, theirs.state_dict(), source="timm")
     images, labels = torch.randn(batch, 3, 224, 224), torch.randint(1000, (batch,))
