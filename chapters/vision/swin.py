@@ -635,8 +635,8 @@ show.lines(
 #
 # ### Relative or absolute?
 #
-# Now a real, if small, task: the league in which the [ViT chapter](vit) compares models too, handwritten digits (in
-# the larger profiles, CIFAR-10). Four models with the same budget: Swin as it is; Swin with a learned vector for
+# Now a real, if small, task: the league in which the {ref}`ViT chapter <vit>` compares models too, handwritten digits
+# (in the larger profiles, CIFAR-10). Four models with the same budget: Swin as it is; Swin with a learned vector for
 # every place of the first map instead of its bias tables; Swin without either; and Swin V2, which we come to.
 
 
@@ -1098,7 +1098,8 @@ show.table(
 
 # %% [markdown]
 # What is *not* shown here: that any of this is better than a convolutional network on photographs. It was, by a margin,
-# in {cite:t}`liu2021`; what a small convolutional network does on the league's digits is in the [ViT chapter](vit).
+# in {cite:t}`liu2021`; what a small convolutional network does on the league's digits is in the
+# {ref}`ViT chapter <vit>`.
 #
 # ## Exercises
 #

@@ -2,7 +2,7 @@
 
 Starting points are FlexAttention's tuned tables in torch 2.13, cut to what compiles with few or no spilled registers
 (`python -m tformerlib.attention.compile_only`) and fits the shared memory of the smallest card of its architecture.
-None was tuned on a GPU yet: `benchmarks/attention.py --tune` tries others.
+None was tuned on a GPU yet.
 """
 
 from typing import NamedTuple, TypeVar
