@@ -226,6 +226,7 @@ def test_nothing_comes_from_elsewhere_and_nothing_heavy_is_kept(built: Path) -> 
         text = page.read_text("utf-8")
         assert not re.search(r'<(?:script|img|iframe)[^>]*src="https?:', text), page
         assert "fontawesome.js" not in text and "require.js" not in text and "THEBE" not in text
+        assert ("searchindex.js" in text) == (page.name == "search.html")
     assert (built / "_static" / "mathjax" / "tex-chtml.js").exists()
     assert (built / "_static" / "plotly.min.js").exists()
 

@@ -44,6 +44,8 @@ NOTEBOOK_BRANCH = "notebooks"  # where executed notebooks are published as plain
 # Of MathJax's 24 MB: what TeX to HTML can ask for.
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
 # 1.5 MB that draw a dozen icons; without it the theme's style sheet draws the same ones from a font of 0.15 MB.
+# For the theme's search as one types, which is off; the index grows with the book. Only search.html needs it.
+SEARCH_INDEX = re.compile(r'<script src="[^"]*(?:searchtools|language_data|searchindex)\.js"></script>\s*')
 FONT_AWESOME = re.compile(r"\s*<script[^>]*scripts/fontawesome\.js[^>]*></script>")
 ROLES = re.compile(r' role="(?:doc-biblioentry|list)"')  # docutils' for citations: deprecated, and wrongly nested
 
@@ -273,7 +275,10 @@ def finish(book: Book, made: Path) -> Path:
         if str(page.relative_to(new)) not in wanted and not str(page.relative_to(new)).startswith("_static"):
             page.unlink()  # of a page that has left the table of contents
             continue
-        page.write_text(ROLES.sub("", FONT_AWESOME.sub("", page.read_text("utf-8"))), "utf-8")
+        text = page.read_text("utf-8")
+        for unused in (FONT_AWESOME, ROLES, *([] if page.name == "search.html" else [SEARCH_INDEX])):
+            text = unused.sub("", text)
+        page.write_text(text, "utf-8")
     mathjax = package_file("sphinx-mathjax-offline", "static/mathjax")
     for part in MATHJAX:
         copy = shutil.copytree if (mathjax / part).is_dir() else shutil.copy
