@@ -14,13 +14,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-
-import tformerlib as tf
-from tformerlib.peers import prepare
 
 from . import timing
 from .attention import RESULTS, precision, reason, write
+from .swin import swin_tiny
 
 ALLOWED = 2e-4  # between logits of about 1 in size, through 12 blocks in float32
 
@@ -48,7 +45,8 @@ def steps(device: torch.device, batch: int, image: int, rounds: int, *, compiled
     Raises:
         ValueError: there is no model swin_tiny, or the logits differ.
     """
-    models = pair(image)
+    torch.manual_seed(0)
+    models = dict(zip(("ours", "timm"), swin_tiny(image), strict=True))
     images = torch.randn(2, 3, image, image)
     with torch.no_grad():
         ours, theirs = (model.eval()(images) for model in models.values())
@@ -72,17 +70,6 @@ def steps(device: torch.device, batch: int, image: int, rounds: int, *, compiled
     kinds = [kind for kind in ("", ", compiled") if f"ours{kind}" in times and f"timm{kind}" in times]
     ratios = {f"timm / ours{kind}": timing.ratios(times[f"timm{kind}"], times[f"ours{kind}"]) for kind in kinds}
     return {"what": "Swin-T training step", "batch": batch, "image": image, "error": error, "models": found, **ratios}
-
-
-def pair(image: int) -> dict[str, nn.Module]:
-    """Ours and timm's Swin-T, with equal weights and without stochastic depth."""
-    ours = tf.create_model("swin_tiny", image=image, drop_path=0.0)
-    prepare()
-    import timm
-
-    torch.manual_seed(0)
-    theirs = timm.create_model("swin_tiny_patch4_window7_224", img_size=image, drop_path_rate=0.0)
-    return {"ours": tf.load_published(ours, theirs.state_dict(), source="timm"), "timm": theirs}
 
 
 def step(model: Any, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
