@@ -383,3 +383,13 @@ def test_a_chapter_that_shows_comparisons_depends_on_them(book: Book) -> None:
     path.write_text(json.dumps([{"model": "ViT", "provenance": {}}]))
     after = keys(book)
     assert before[0] != after[0] and before[1] == after[1]
+
+
+def test_a_chapter_that_reads_recorded_benchmarks_depends_on_them(book: Book) -> None:
+    edit(book, "chapters/p/one.py", "record = ", '# home / "benchmarks" / "results"\nrecord = ')
+    before = keys(book)
+    path = book.root / "benchmarks" / "results" / "card.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    after = keys(book)
+    assert before[0] != after[0] and before[1] == after[1]

@@ -2,8 +2,8 @@
 
 A key covers the code cells (not the prose), the parameters, the files of tformerlib that the code reaches by import,
 the pinned packages, and the data sets in TFORMER_DATA. For the run on the website it also covers the ledger's rows and
-the recorded results of the chapter, which its verdict cards show; and where its code calls `compare.recorded`, the
-models that all chapters have compared.
+the recorded results of the chapter, which its verdict cards show; where its code calls `compare.recorded`, the models
+that all chapters have compared; and where it reads recorded benchmarks, those.
 """
 
 import ast
@@ -37,6 +37,7 @@ def content_key(book: Book, notebook: NotebookNode, name: str, parameters: dict[
         # without their provenance: a sweep that finds the same numbers again changes nothing
         "recorded": [[row["claim"], row["profile"], row["seed"], row["metrics"]] for row in results],
         "comparisons": _comparisons(book.root) if shown and any("compare.recorded" in cell for cell in code) else [],
+        "benchmarks": _benchmarks(book.root) if any('"benchmarks"' in cell for cell in code) else {},
         "constraints": _sha256(book.root / "constraints.txt"),
         "data": sorted(_data_sets()),
     }
@@ -48,6 +49,11 @@ def _comparisons(root: Path) -> list[dict[str, Any]]:
     files = sorted((root / "data" / "results" / "comparisons").glob("*.json"))
     rows = [row for path in files for row in json.loads(path.read_text(encoding="utf-8"))]
     return [{key: value for key, value in row.items() if key != "provenance"} for row in rows]
+
+
+def _benchmarks(root: Path) -> dict[str, str]:
+    """Digests of the times that benchmarks have recorded."""
+    return {path.name: _sha256(path) for path in sorted((root / "benchmarks" / "results").glob("*.json"))}
 
 
 def library_files(root: Path, code: list[str]) -> list[Path]:
