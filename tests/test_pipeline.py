@@ -393,3 +393,26 @@ def test_a_chapter_that_reads_recorded_benchmarks_depends_on_them(book: Book) ->
     path.write_text("{}")
     after = keys(book)
     assert before[0] != after[0] and before[1] == after[1]
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def test_a_larger_run_that_was_cut_off_goes_on_from_its_checkpoints_and_a_good_one_leaves_none(book: Book) -> None:
+    half = "import os, pathlib\nat = pathlib.Path(os.environ['TFORMER_CHECKPOINTS']) / 'half'\n"
+    half += "if not at.exists():\n    at.parent.mkdir(parents=True)\n    at.touch()\n    raise RuntimeError('killed')\n"
+    edit(book, "chapters/p/one.py", "from IPython", half + "from IPython")
+    job = Job(book, "one", profile="full")
+    with pytest.raises(ChapterError, match="killed"):
+        run(job)
+    kept = job.checkpoints
+    assert kept and (kept / "half").exists()
+    assert run(job) == "executed"
+    assert not kept.parent.exists()
+    assert Job(book, "two").checkpoints is None  # quick
+
+
+def test_checkpoints_of_another_content_are_not_taken_up(book: Book) -> None:
+    before = Job(book, "one", profile="full").checkpoints
+    edit(book, "tformerlib/left.py", "1", "3")
+    assert Job(book, "one", profile="full").checkpoints != before

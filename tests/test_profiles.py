@@ -35,6 +35,15 @@ def test_pick_follows_the_profile():
     assert tf.parameters(profile="colab", seed=0).pick(quick=1, colab=2, full=3) == 2
 
 
+def test_checkpoints_have_names_of_their_own_that_the_next_run_finds_again(monkeypatch, tmp_path):
+    monkeypatch.delenv("TFORMER_CHECKPOINTS", raising=False)
+    assert tf.parameters(profile="full", seed=0).checkpoint("ViT, 500 images") is None
+    monkeypatch.setenv("TFORMER_CHECKPOINTS", str(tmp_path))
+    runs = [tf.parameters(profile="full", seed=0) for _ in range(2)]
+    first, second = ([run.checkpoint(name) for name in ("ViT, 500 images", "ViT", "ViT")] for run in runs)
+    assert first == second == [tmp_path / f"{name}.pt" for name in ("vit-500-images-1", "vit-1", "vit-2")]
+
+
 def run_cells(*sources: str) -> nbformat.NotebookNode:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
     NotebookClient(notebook, timeout=120, kernel_name="python3").execute()

@@ -4,8 +4,10 @@ import ast
 import os
 import platform
 import random
+import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -24,10 +26,25 @@ class Run:
     seed: int
     device: torch.device
     threads: int
+    checkpoints: list[str] = field(default_factory=list, repr=False, compare=False)  # names given so far
 
     def pick(self, *, quick: T, colab: T, full: T) -> T:
         """The value for this run's profile: the same code runs in every profile, only sizes and steps differ."""
         return {"quick": quick, "colab": colab, "full": full}[self.profile]
+
+    def checkpoint(self, name: str) -> Path | None:
+        """Where a long training of this run keeps its state, for `fit(checkpoint=...)`.
+
+        A file in the folder TFORMER_CHECKPOINTS, which the book's runner sets for the larger profiles, so that a run
+        that was killed goes on where it stopped; None where it is not set. A name that comes again gets a number: the
+        same in the next run, which calls in the same order.
+        """
+        folder = os.environ.get("TFORMER_CHECKPOINTS")
+        if not folder:
+            return None
+        stem = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        self.checkpoints.append(stem)
+        return Path(folder) / f"{stem}-{self.checkpoints.count(stem)}.pt"
 
     def __str__(self) -> str:
         threads = "one thread" if self.threads == 1 else f"{self.threads} threads"

@@ -2,7 +2,9 @@
 
 What has run with the same content key is not run again; changed prose is merged into the notebook it left. A run
 leaves the normalised notebook and its provenance in build/executed. A run that fails leaves those of the last good
-run as they are, and its own notebook, with the traceback, in build/failed.
+run as they are, and its own notebook, with the traceback, in build/failed. The larger profiles leave
+checkpoints in build/checkpoints, from which a killed run of the same content goes on; a run that ends well deletes
+them.
 """
 
 import datetime
@@ -11,6 +13,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -63,6 +66,13 @@ class Job:
     @property
     def source(self) -> NotebookNode:
         return convert(self.book.chapter(self.name), self.book.repository)
+
+    @property
+    def checkpoints(self) -> Path | None:
+        """A folder for what this very content trains; None in quick, where a run is shorter than its resumption."""
+        if self.profile == "quick":
+            return None
+        return self.book.build / "checkpoints" / self.profile / f"{self.name}-s{self.seed}" / self.key[:16]
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -140,6 +150,8 @@ def execute(job: Job) -> dict[str, Any]:
         "records": [record for record in found if record["kind"] != "run"],
     }
     _write(job.output, dumps(notebook), provenance)
+    if job.checkpoints:
+        shutil.rmtree(job.checkpoints.parent, ignore_errors=True)  # those of other contents too
     return provenance
 
 
@@ -150,6 +162,8 @@ def _papermill(job: Job, source: NotebookNode, saved: Path) -> NotebookNode:
     from traitlets.config import Config
 
     own = defaults(source)
+    if job.checkpoints:
+        os.environ["TFORMER_CHECKPOINTS"] = str(job.checkpoints)  # the kernel inherits it
     with Progress(job, source) as progress, tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
         # A TCP port can be taken before it is used; sockets of a default name would be those of a run beside this one.
         manager = {"transport": "ipc", "ip": f"{sockets}/ipc"}

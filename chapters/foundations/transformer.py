@@ -992,7 +992,8 @@ def train(model: nn.Module, task: Task, *, steps: int, schedule: training.schedu
     kept = {"keep_last": keep, "checkpoint_every": max(1, steps // 30)}
     return training.fit(
         model, task.train, smoothed_loss, steps=steps, batch_size=batch_size, schedule=schedule, lr=1.0, seed=seed,
-        collate=data.trim, device=run.device, label=label, **(looks if check else {}), **(kept if keep else {}),
+        collate=data.trim, device=run.device, label=label, checkpoint=run.checkpoint(label),
+        **(looks if check else {}), **(kept if keep else {}),
     )  # fmt: skip
 
 

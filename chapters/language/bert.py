@@ -601,7 +601,7 @@ def pretrained(name: str) -> tuple[nn.Module, training.History | None]:
     steps = pretraining["steps"]
     history = training.fit(
         model, snippets, loss, **pretraining, schedule=training.cosine(steps, steps // 10),
-        weight_decay=0.01, seed=seed, device=run.device, label=name,
+        weight_decay=0.01, seed=seed, device=run.device, label=name, checkpoint=run.checkpoint(name),
     )  # fmt: skip
     return model, history
 
@@ -669,7 +669,7 @@ def tuned(name: str, task: str) -> tuple[Finder, float]:
     training.fit(
         finder, train, lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]), **tuning,
         schedule=training.cosine(steps, steps // 10), weight_decay=0.01, seed=seed, device=run.device,
-        label=f"{name}, {task}",
+        label=f"{name}, {task}", checkpoint=run.checkpoint(f"{name} {task}"),
     )  # fmt: skip
     with torch.no_grad():
         found = torch.cat([finder(part.to(run.device)).argmax(-1).cpu() for part in test[0].split(250)])
@@ -753,6 +753,7 @@ for name, task in ((name, task) for task in english for name in directions):
     training.fit(
         model, train, lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]), **tuning,
         schedule=training.cosine(steps, steps // 10), weight_decay=0.01, seed=seed, device=run.device,
+        checkpoint=run.checkpoint(f"{name} {task}"),
     )  # fmt: skip
     with torch.no_grad():
         found = torch.cat([model(part.to(run.device)).argmax(-1).cpu() for part in test[0].split(250)])

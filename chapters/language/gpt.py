@@ -734,6 +734,7 @@ def learn_text(tokens: Tensor, shape: tuple[int, int, int, float], steps: int) -
         model, data.windows(tokens, context + 1, stride=1), next_token_loss, steps=steps, batch_size=batch_size, lr=lr,
         schedule=training.cosine(steps, steps // 10), betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, seed=seed,
         device=run.device, label=f"width {of_size[0]}",
+        checkpoint=run.checkpoint(f"width {of_size[0]}"),
     )  # fmt: skip
     return model
 

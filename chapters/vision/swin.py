@@ -688,7 +688,9 @@ trained = {}
 for name, make in makers.items():
     torch.manual_seed(seed)
     trained[name] = make()
-    compare.train(trained[name], task, budget, seed=seed, device=run.device, label=name)
+    compare.train(
+        trained[name], task, budget, seed=seed, device=run.device, label=name, checkpoint=run.checkpoint(name)
+    )
 accuracy = {name: compare.accuracy(model, *task.test) for name, model in trained.items()}
 verdicts.append(
     claims.report(

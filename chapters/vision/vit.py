@@ -483,7 +483,10 @@ def score(make, count: int, recipe: augment.Recipe | None = None, name: str = ""
     model, some = make(), compare.subset(task, count, seed=seed)
     recipe = recipe or augment.Recipe()
     spent = compare.Budget(budget.steps, budget.batch_size, budget.lr, recipe=recipe)
-    history = compare.train(model, some, spent, seed=seed, device=run.device, label=f"{name} {count}")
+    label = f"{name} {count}"
+    history = compare.train(
+        model, some, spent, seed=seed, device=run.device, label=label, checkpoint=run.checkpoint(label)
+    )
     return history.metrics[-1]["accuracy"], model
 
 

@@ -211,7 +211,8 @@ def contest(
     if max(counts.values()) > (1 + tolerance) * min(counts.values()):
         raise ValueError(f"parameters differ by more than {tolerance:.0%}: {counts}")
     for name, model in made.items():
-        train(model, task, budget, seed=run.seed, device=run.device, label=name, **options)
+        at = {"checkpoint": run.checkpoint(f"{task.name} {name}"), "device": run.device, "label": name}
+        train(model, task, budget, seed=run.seed, **(at | options))
     return [weigh(name, model, task, profile=run.profile, seed=run.seed) for name, model in made.items()]
 
 
