@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 SNAKEMAKE := $(PYTHON) -m snakemake --cores all --resources gpu=1 --keep-going --quiet host progress rules reason --nolock
 
-.PHONY: book test verify serve notebooks lint environment clean
+.PHONY: book test verify gpu serve notebooks lint environment clean
 
 book: environment  ## execute every chapter, build and check the website
 	@$(SNAKEMAKE)
@@ -13,6 +13,9 @@ test: environment  ## the whole fast suite
 
 verify: book  ## execute everything once more and hold outputs against outputs
 	@$(PYTHON) -m book.tools.verify
+
+gpu: environment  ## measure everything that needs a GPU; goes on where it stopped
+	@$(PYTHON) -m benchmarks.gpu
 
 serve: environment  ## open the website that `make book` built
 	@$(PYTHON) -m book.tools.serve
