@@ -271,3 +271,19 @@ def test_pareto_refuses_to_mix_tasks_and_needs_alt_text():
         show.pareto([{k: v for k, v in row.items() if k != "macs"}], alt="One point.")
     with pytest.raises(ValueError, match="alt"):
         show.pareto([row], alt=" ")
+
+
+def test_activation_bytes_count_what_the_backward_pass_needs_once():
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Sigmoid())  # keeps its input (12) and its output (5)
+    assert compare.activation_bytes(linear, (3, 2, 2)) == 4 * (12 + 5)
+    shared = nn.Sequential(nn.Flatten(), Twice(nn.Linear(12, 5), nn.Linear(12, 5)))  # both keep the same input
+    assert compare.activation_bytes(shared, (3, 2, 2)) == 4 * 12
+
+
+class Twice(nn.Module):
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers[0](x) + self.layers[1](x)

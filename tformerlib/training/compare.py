@@ -115,6 +115,27 @@ def macs(model: nn.Module, image: Sequence[int]) -> int:
     return counter.get_total_flops() // 2
 
 
+def activation_bytes(model: nn.Module, image: Sequence[int]) -> int:
+    """Bytes that training keeps for the backward pass of one image (3, H, W), beside the model's own numbers.
+
+    It is this, times the batch, that fills a GPU's memory. What several operations keep counts once.
+    """
+    copied = copy.deepcopy(model).train()
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*copied.parameters(), *copied.buffers())}
+    kept: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage().data_ptr()
+        if storage not in own:
+            kept[storage] = tensor  # held, so that no other tensor gets its address
+        return tensor
+
+    images = torch.zeros(2, *image, device=next(copied.parameters()).device)  # two: batch norms refuse one
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        copied(images)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) // 2
+
+
 def images_per_second(model: nn.Module, side: int, *, batch: int = 64, seconds: float = 0.5) -> float:
     """Throughput of the forward pass in eval mode, on the model's device: the best of runs that fill the seconds."""
     device = next(model.parameters()).device
