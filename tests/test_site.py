@@ -426,3 +426,35 @@ def test_without_chromium_the_check_is_skipped_or_fails(monkeypatch: pytest.Monk
     for arguments, status in (([], 0), (["--require"], 1)):
         result = CliRunner().invoke(browser.main, arguments)
         assert (result.exit_code, "skipped: no Chromium" in result.output) == (status, True)
+
+
+# --- the league -------------------------------------------------------------------------------------------------------
+
+LEAGUE = {
+    "budget": {"steps": 10, "batch_size": 4},
+    "sizes": {"Mini": {"parameters": 1000, "macs": 2_000_000, "activations": 3_000_000}},
+    "scores": [{"model": "Mini", "chapter": "mini", "seed": seed, "accuracy": 40.0 + seed} for seed in range(3)],
+    "speed": {"images_per_second": {"Mini": 1234.0}, "provenance": {"device": "CPU", "threads": 1}},
+}
+
+
+def league_of(tmp_path: Path, record: dict[str, Any]) -> str:
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n- file: chapters/p/mini\n")
+    for name, text in (("chapters/p/mini.py", ""), ("benchmarks/results/league.json", json.dumps(record))):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(text)
+    return tables.league(Book(tmp_path))
+
+
+def test_the_league_averages_seeds_and_says_what_each_model_costs(tmp_path):
+    page = league_of(tmp_path, LEAGUE)
+    assert '<a href="chapters/p/mini.html">Mini</a>' in page and "41.0 % <small>(3 seeds, 40.0 to 42.0)</small>" in page
+    for cost in ("1 k", "2.0 M", "1,234 images/s", "3.00 MB", "10 steps of 4 images (40 in all)"):
+        assert cost in page, cost
+    assert page.count('class="tf-plotly"') == 1 and '"memory"' in page
+
+
+@pytest.mark.parametrize("part", ["sizes", "speed"])
+def test_a_league_with_a_part_missing_is_refused(tmp_path, part):
+    with pytest.raises(tables.PageError, match="'Mini'"):
+        league_of(tmp_path, LEAGUE | {part: {}})

@@ -1,4 +1,4 @@
-"""The pages that are data: notation, systems and scoreboard, as Markdown with HTML tables.
+"""The pages that are data: notation, systems, scoreboard and league, as Markdown with HTML tables.
 
 A page asks for one with a line `<!-- generated: NAME -->`; book/tools/site.py puts it there.
 """
@@ -29,6 +29,8 @@ from tformerlib.claims import (
     weigh,
 )
 from tformerlib.profiles import PROFILES
+from tformerlib.show.interactive import on_a_page
+from tformerlib.show.pareto import pareto_figure
 
 from .layout import Book
 from .notation import NotationError, Symbol, load, unknown
@@ -274,4 +276,53 @@ def _notation_row(row: Symbol) -> str:
     return f"| {symbol} | {row.meaning}{unlike} |".replace(r"\|", r"\Vert")
 
 
-GENERATED = {"notation": notation, "scoreboard": scoreboard, "systems": systems}
+# --- league -----------------------------------------------------------------------------------------------------------
+
+
+def league(book: Book) -> str:
+    """Backbones of equal size that were trained alike: accuracy over what each costs, as a figure and as a table.
+
+    Raises:
+        PageError: a model without its size, or without its throughput.
+    """
+    record = json.loads((book.root / "benchmarks" / "results" / "league.json").read_text("utf-8"))
+    speeds = record["speed"].get("images_per_second", {})
+    rows = []
+    for score in record["scores"]:
+        name = score["model"]
+        if name not in record["sizes"] or name not in speeds:
+            raise PageError(f"league.json has a score of {name!r}, but not its size and throughput")
+        rows.append({**score, **record["sizes"][name], "images_per_second": speeds[name]})
+    budget, speed = record["budget"], record["speed"]["provenance"]
+    images = budget["steps"] * budget["batch_size"]
+    figure = on_a_page(
+        pareto_figure(rows),
+        alt="Test accuracy of every model over a cost that a slider chooses; the table below has the same numbers.",
+        caption=f"CIFAR-10 after {budget['steps']:,} steps of {budget['batch_size']} images ({images:,} in all), from "
+        f"scratch. Throughput: forward passes of 64 images, {speed['device']}, threads: {speed['threads']}.",
+    )
+    columns = ["Model", "Accuracy", "Parameters", "Multiply-adds", "Throughput", "Memory"]
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    body = [_league_row(book, columns, [row for row in rows if row["model"] == name]) for name in names]
+    return raw([figure, *table(columns, body, name="league", sortable=True)])
+
+
+def _league_row(book: Book, columns: list[str], rows: list[dict[str, Any]]) -> str:
+    """A model's row; `rows` are its seeds."""
+    one, scores = rows[0], [row["accuracy"] for row in rows]
+    page = f"{book.chapters[one['chapter']].relative_to(book.root).with_suffix('').as_posix()}.html"
+    mean = sum(scores) / len(scores)
+    seeds = "one seed" if len(scores) == 1 else f"{len(scores)} seeds, {min(scores):.1f} to {max(scores):.1f}"
+    content: list[tuple[str, object]] = [
+        (f'<a href="{page}">{esc(one["model"])}</a>', one["model"]),
+        (f"{mean:.1f} % <small>({seeds})</small>", mean),
+        (f"{one['parameters'] / 1e3:.0f} k", one["parameters"]),
+        (f"{one['macs'] / 1e6:.1f} M", one["macs"]),
+        (f"{one['images_per_second']:,.0f} images/s", one["images_per_second"]),
+        (f"{one['activations'] / 1e6:.2f} MB", one["activations"]),
+    ]
+    cells = (cell(name, text, sort) for name, (text, sort) in zip(columns, content, strict=True))
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+GENERATED = {"league": league, "notation": notation, "scoreboard": scoreboard, "systems": systems}

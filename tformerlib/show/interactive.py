@@ -93,9 +93,13 @@ def _unlike(names: Sequence[str]) -> list[str]:
 
 def slider(figures: Mapping[str, "go.Figure"], *, slider_label: str, alt: str, caption: str = "") -> None:
     """One plotly figure with a slider that goes through the given ones; all must have the same number of traces."""
+    show_plotly(with_slider(figures, slider_label), alt=alt, caption=caption)
+
+
+def with_slider(figures: Mapping[str, "go.Figure"], slider_label: str) -> "go.Figure":
+    """The figure that `slider` shows."""
     import plotly.graph_objects as go
 
-    alt = described(alt)
     labels = list(figures)
     if not labels:
         raise ValueError("slider needs at least one figure")
@@ -119,7 +123,7 @@ def slider(figures: Mapping[str, "go.Figure"], *, slider_label: str, alt: str, c
         now = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
         steps = [{"label": label, "method": "animate", "args": [[label], now]} for label in labels]
         fig.update_layout(sliders=[{"currentvalue": {"prefix": f"{slider_label}: "}, "pad": {"t": 30}, "steps": steps}])
-    show_plotly(fig, alt=alt, caption=caption)
+    return fig
 
 
 def _differences(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -135,26 +139,28 @@ def show_plotly(fig: "go.Figure", *, alt: str, caption: str = "") -> None:
     The site's script reads the JSON beside the `<div>`; JupyterLab takes the plotly MIME type; Colab needs plotly's
     own HTML, because each of its outputs is a page of its own.
     """
-    fig = _styled(fig)
-    data = json.loads(fig.to_json())
-    source = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/")
-    name = f"tf-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+    alt, styled = described(alt), _styled(fig)
     if "google.colab" in sys.modules:
-        drawn = fig.to_html(include_plotlyjs="cdn", full_html=False, config=CONFIG, div_id=name)
+        drawn = styled.to_html(include_plotlyjs="cdn", full_html=False, config=CONFIG)
         content = f'<div role="img" aria-label="{html.escape(alt)}">{drawn}</div>'
         present({"text/html": as_figure(content, caption, kind="interactive")}, alt=alt)
         return
+    page = {"text/html": on_a_page(fig, alt=alt, caption=caption)}
+    present({**page, PLOTLY_MIME: {**json.loads(styled.to_json()), "config": CONFIG}}, alt=alt)
+
+
+def on_a_page(fig: "go.Figure", *, alt: str, caption: str = "") -> str:
+    """HTML of a figure for the site, whose script draws it from the JSON beside the `<div>`."""
+    alt, data = described(alt), json.loads(_styled(fig).to_json())
+    source = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/")
+    name = f"tf-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
     height = data["layout"].get("height", 400)
     content = (
         f'<div class="tf-plotly" id="{name}" role="img" aria-label="{html.escape(alt)}" style="min-height:{height}px">'
         f'<p class="tf-fallback">{rich(alt)}</p></div>'
         f'<script type="application/json" data-for="{name}">{source}</script>'
     )
-    bundle = {
-        "text/html": as_figure(content, caption, kind="interactive"),
-        PLOTLY_MIME: {**data, "config": CONFIG},
-    }
-    present(bundle, alt=alt)
+    return as_figure(content, caption, kind="interactive")
 
 
 def _styled(fig: "go.Figure") -> "go.Figure":

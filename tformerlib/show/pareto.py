@@ -2,21 +2,28 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import palette
-from .interactive import slider
+from .interactive import show_plotly, with_slider
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 COSTS = {
     "parameters": ("parameters", "parameters", min),
     "macs": ("multiply-adds", "multiply-adds for one image", min),
     "images_per_second": ("throughput", "images per second (more is better)", max),
+    "activations": ("memory", "bytes kept for the backward pass of one image", min),
 }
-FIELDS = ("chapter", "model", "seed", "accuracy", *COSTS)
+OPTIONAL = {"activations"}  # shown where all rows have it
+FIELDS = ("chapter", "model", "seed", "accuracy", *(cost for cost in COSTS if cost not in OPTIONAL))
 
 
 def pareto(rows: Sequence[Mapping[str, Any]], *, alt: str, caption: str = "") -> None:
     """Accuracy over parameters, multiply-adds or throughput, by a slider; a line joins those that none dominates.
+
+    Where all rows say how many bytes they keep for the backward pass (`activations`), also over these.
 
     Args:
         rows: with chapter, model, seed, accuracy in percent, parameters, macs, images_per_second, all of one task.
@@ -25,6 +32,11 @@ def pareto(rows: Sequence[Mapping[str, Any]], *, alt: str, caption: str = "") ->
     Raises:
         ValueError: no rows, a field that is missing, or rows of different tasks, which no figure should mix.
     """
+    show_plotly(pareto_figure(rows), alt=alt, caption=caption)
+
+
+def pareto_figure(rows: Sequence[Mapping[str, Any]]) -> "go.Figure":
+    """The figure that `pareto` shows."""
     import plotly.graph_objects as go
 
     if not rows:
@@ -37,14 +49,15 @@ def pareto(rows: Sequence[Mapping[str, Any]], *, alt: str, caption: str = "") ->
     seeds: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = defaultdict(dict)
     for row in rows:
         seeds[row["chapter"], row["model"]][row["seed"]] = row
+    costs = {cost: kind for cost, kind in COSTS.items() if all(cost in row for row in rows)}
     points = [
         {"chapter": chapter, "model": model, "n": len(by_seed)}
-        | {name: sum(row[name] for row in by_seed.values()) / len(by_seed) for name in ("accuracy", *COSTS)}
+        | {name: sum(row[name] for row in by_seed.values()) / len(by_seed) for name in ("accuracy", *costs)}
         for (chapter, model), by_seed in seeds.items()
     ]
     chapters = list(dict.fromkeys(point["chapter"] for point in points))
     figures, hover = {}, "%{text}: %{y:.1f} %<br>{label} %{x:.3~s}<br>seeds: %{customdata}<extra></extra>"
-    for cost, (label, title, better) in COSTS.items():
+    for cost, (label, title, better) in costs.items():
         front = frontier(points, cost, most=better is max)
         line = {"color": palette.NEUTRAL, "dash": "dot", "shape": "hv" if better is min else "vh"}
         traces: list[Any] = [
@@ -66,7 +79,7 @@ def pareto(rows: Sequence[Mapping[str, Any]], *, alt: str, caption: str = "") ->
             )  # fmt: skip
         axes = {"xaxis": {"type": "log", "title": title}, "yaxis": {"title": "test accuracy, %"}}
         figures[label] = go.Figure(traces, {**axes, "height": 460})
-    slider(figures, slider_label="cost", alt=alt, caption=caption)
+    return with_slider(figures, "cost")
 
 
 def frontier(points: Sequence[Mapping[str, Any]], cost: str, *, most: bool = False) -> list[Mapping[str, Any]]:
