@@ -109,10 +109,10 @@ show.lines(
 )
 
 # %% [markdown]
-# With 32 words in a vector of width 64, {glue:text}`attention-recalled` are read correctly. Training finds better codes
-# than random rotations, but the shape of the curve stays: a width is fixed when the model is built, and sentences have
-# no longest length. {cite:t}`cho2014properties` saw it in translations, whose quality fell with the length of the
-# source.
+# With 32 words in a vector of width 64, {glue:text}`attention-recalled` are read correctly. Training can find better
+# codes than random rotations, so these are not the numbers of a trained model. The reason to worry stays: a width is
+# fixed when the model is built, and sentences have no longest length. {cite:t}`cho2014properties` saw it in
+# translations, whose quality fell with the length of the source.
 #
 # The way out is to keep one vector for each word, so that the memory grows with the sentence. Then the decoder faces a
 # new question at each step: *which of them do I need now?* The answer has to be learned by gradient descent, so it
@@ -173,7 +173,7 @@ show.table(
 # $$ \frac{\partial c}{\partial e_j} = \alpha_j v_j - \alpha_j \sum_m \alpha_m v_m = \alpha_j\,(v_j - c) . $$
 #
 # The context is pulled towards $v_j$, and harder if word $j$ weighs much already or differs much from the mean. An
-# argmax has derivative zero almost everywhere; with it the model could never learn where to look.
+# argmax has derivative zero almost everywhere; through it, gradient descent could never learn where to look.
 
 # %%
 assert torch.isclose((2 * scores).softmax(-1)[1], torch.tensor(64 / 78))
@@ -223,7 +223,9 @@ show.glue("attention-simple", str(len(simple)))
 # ### Bahdanau's score: ask a small network
 #
 # Write $h_j$ for what the encoder keeps of word $j$ and $s_{i-1}$ for the decoder's state before it writes word $i$.
-# Whether the two fit need not be a dot product. {cite:t}`bahdanau2015` let a network with one hidden layer decide:
+# Both are states of a GRU {cite:p}`cho2014`, a recurrent cell that decides at each step, channel by channel, how much
+# of its old state to keep. Whether the two fit need not be a dot product. {cite:t}`bahdanau2015` let a network with one
+# hidden layer decide:
 #
 # $$ e_{ij} = v_a^\top \tanh(W_a s_{i-1} + U_a h_j) . $$
 #
@@ -279,7 +281,8 @@ assert not torch.allclose(general_scores(q, k, W), general_scores(k, q, W).mT)  
 # %% [markdown]
 # With the identity for $W_a$, *general* is *dot*. The second check says what the matrix is for: asking and being asked
 # are different roles. What products buy is size. Additive attention forms a hidden layer for each pair of words, and a
-# product forms one number.
+# product forms one number. And all pairs together are a single product of two matrices, which is what hardware does
+# best.
 
 # %%
 def formed(queries: int, keys: int, hidden: int) -> dict[str, object]:
@@ -370,9 +373,11 @@ equal("the six words", scaled_dot_product(math.sqrt(2) * query[None], keys, valu
 # like $\sqrt{d}$. We saw by hand what that does. A query twice as long makes a harder choice, and a head four times as
 # wide does the same thing by accident, before anything is learned.
 #
-# A hard choice is not wrong in itself. It is wrong as a *beginning*, because it can't be unlearned: the softmax has the
-# Jacobian $\operatorname{diag}(p) - p\,p^\top$, and its trace, $\sum_j p_j (1 - p_j) = 1 - \sum_j p_j^2$, falls to zero
-# as $p$ becomes one-hot. Take this trace for what the scores can still learn from.
+# A hard choice is not wrong in itself. It is wrong as a *beginning*, because it is hard to unlearn. The hand example
+# shows why: if one weight is 1, the context *is* that value, and the pull $\alpha_j (v_j - c)$ is zero for every word.
+# In general the softmax has the Jacobian $\operatorname{diag}(p) - p\,p^\top$, and its trace,
+# $\sum_j p_j (1 - p_j) = 1 - \sum_j p_j^2$, falls to zero as $p$ becomes one-hot. Take this trace for what the scores
+# can still learn from.
 
 # %%
 def left_to_learn(width: int, *, scaled: bool, keys: int = 32) -> float:
@@ -411,8 +416,8 @@ show.lines(
 # %% [markdown]
 # At width 1024 the raw head begins with {glue:text}`attention-left-raw` of it, the scaled one with
 # {glue:text}`attention-left-scaled`. That is a statement about random vectors. {cite:t}`vaswani2017` suspect that it
-# matters in training, and show no experiment; we judge that below. Additive scores have no such problem: they are
-# bounded at every width.
+# matters in training, and show no experiment; we judge that below. Additive scores have no such problem: the tanh
+# bounds them, however wide and however large the states are.
 #
 # ### Masks: what may be seen
 #
@@ -499,7 +504,8 @@ assert not torch.equal(torch.cat([three, seven]), torch.cat([seven, three]))  # 
 # %% [markdown]
 # So {cite:t}`vaswani2017` project the tokens to queries, keys and values once, cut the width `C` into `H` slices of
 # width `D = C / H`, let each slice attend by itself, put the results side by side, and mix them by one more matrix
-# $W^O$. All heads together cost as much as one wide head: four matrices of `C` by `C`, however many slices.
+# $W^O$. (The paper writes small matrices for each head. Stacked, they are the large ones; the check below cuts them
+# apart again.) All heads together cost as much as one wide head: four matrices of `C` by `C`, however many slices.
 
 # %%
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -715,8 +721,9 @@ show.lines(
 # - **product**: Luong's decoder with the *general* score.
 #
 # They get the same data, the same steps, the same optimizer, and, by the choice of their width, the same number of
-# parameters. A translation counts only if every word is right (**exact match**), decoded greedily. The test numbers
-# never occur in training. One seed could be luck, so there are three.
+# parameters. In training the decoder reads the right words up to the one that it is asked for. In the test it reads its
+# own: at each step the likeliest word (**greedy** decoding). A translation counts only if every word is right (**exact
+# match**). The test numbers never occur in training. One seed could be luck, so there are three.
 
 # %%
 count, steps, batch_size = run.pick(
@@ -1055,13 +1062,14 @@ show.lines(
 # %% [markdown]
 # Before the first step a row of the wide raw head gives {glue:text}`attention-peak-raw` of its weight to a single
 # character on average, a row of the scaled head {glue:text}`attention-peak-scaled`. The choice was made by chance, and
-# there is hardly a gradient left to revise it.
+# the gradient that could revise it is small.
 #
 # ### Captions, in the larger profiles
 #
 # Number words are regular; captions of photographs are not. Where `TFORMER_DATA` holds Multi30k {cite:p}`elliott2016`
-# and the profile leaves time for it, the same comparison runs on its English and German captions, judged by BLEU in
-# four groups of source length.
+# and the profile leaves time for it, the same comparison runs on its English and German captions, in four groups of
+# source length. The judge is BLEU {cite:p}`papineni2002`: how many of a translation's runs of one to four words stand
+# in the reference as well, with a penalty for being too short.
 
 # %%
 def captions(split: str) -> list[tuple[str, str]]:
@@ -1450,7 +1458,7 @@ assert reached(1) == list(range(5, 10)) and reached(2) == list(range(3, 12))
 # ```
 #
 # One, the order as it is. The first token sees itself only; in any other order some token sees another set of tokens
-# than before. A causal mask is information about position, and enough of it that some models need no other.
+# than before. A causal mask is information about position: how much a token sees depends on where it stands.
 
 # %%
 below = torch.ones(6, 6, dtype=torch.bool).tril()
