@@ -9,7 +9,7 @@
 # # Attention on a GPU: never write the scores down
 #
 # The formula of the first chapter is two matrix products with a softmax between. Written out, it fills memory with
-# numbers that nobody keeps. Since {cite:t}`dao2022`, no fast implementation does that: the scores exist a tile at a
+# numbers that nobody keeps. Since {cite:t}`dao2022`, fast implementations do without: the scores exist a tile at a
 # time, close to where they are computed, and are gone. This chapter derives the trick from {cite:t}`milakov2018`,
 # writes it as a GPU kernel in Triton {cite:p}`tillet2019`, runs that kernel here without a GPU, and looks at what a
 # compiler makes of it.
@@ -202,8 +202,10 @@ print(f"sum {8 * total:.3f}/8, answer {25 * out / total:.3f}/25")
 # $\lambda = \mu + \ln \ell$, the logarithm of the softmax's sum, is one number a row from which any weight can be
 # computed again: $p_j = e^{e_j - \lambda}$. Keep it in mind for the backward.
 #
-# {cite:t}`milakov2018` found the recurrence for the softmax, {cite:t}`rabe2021` carried the values along, and
-# {cite:t}`dao2022` saw that a whole tile of keys can be read in one step. Fifteen lines:
+# Single keys are not worth a step, so a tile of keys is read at once; the same algebra holds with the tile's largest
+# score for $e_n$ and sums over the tile. {cite:t}`milakov2018` published the recurrence for the softmax.
+# {cite:t}`rabe2021` carried the values along, in chunks, to save memory. {cite:t}`dao2022` put the loop into one GPU
+# kernel and counted what that saves in traffic, which is where the speed comes from. Fifteen lines:
 
 
 # %%
@@ -318,12 +320,18 @@ show.glue("gpu-power-ours", f"{powers['our fifteen lines']:.2f}")
 # A GPU runs thousands of small **programs** at once. Each gets a number, its `program_id`, takes a block of `BM` rows,
 # and walks over the keys in tiles of `BN`. Triton {cite:p}`tillet2019` lets us write the program as if it handled
 # arrays; the compiler spreads them over threads, and keeps `q`, the tile of scores and the three sums in registers and
-# in the small memory beside the arithmetic units. That is the whole trick: between the `tl.load` of keys and the
-# `tl.store` of the output, nothing goes back.
+# in the small **shared memory** beside the arithmetic units. That is the whole trick: between the `tl.load` of keys and
+# the `tl.store` of the output, nothing goes back.
 #
 # Read it beside `online`: line for line the same, but for three things. Addresses are computed by hand. The last tile
 # may reach beyond the last key, so loads are masked and such scores set to $-\infty$. And exponentials are powers of
 # two, because that is what the hardware has: $e^x = 2^{x \log_2 e}$, and the factor hides in the scale.
+#
+# Is the traffic now the least possible? Not quite: every program reads all keys and values for its own `BM` rows. That
+# is $4 N D$ bytes for `BM` times $4 N D$ operations, so `BM` operations a byte. With blocks of 128 rows that is below
+# every ridge of the table above. What helps is that the programs of one head read the *same* keys at about the same
+# time: the keys and values of 1024 tokens take a quarter of a megabyte, which a card's cache holds, and memory itself
+# sees them about once.
 
 
 # %%
@@ -380,9 +388,11 @@ if not no_triton:
 #    \sum_m p_m \bar p_m = \bar o \cdot \sum_m p_m v_m = \bar o \cdot o = \delta . $$
 #
 # The sum over the whole row, which seems to need all weights, is a product of two vectors that we have:
-# {cite:t}`dao2022` use that, and it makes tiles possible in the backward. Everything else in a tile follows from $q$,
-# $k$, $v$, $\bar o$ and two numbers a row: $p_j = e^{e_j - \lambda}$ is computed again, used, and forgotten. One
-# product more, and the table is gone.
+# {cite:t}`dao2022` use that, and it makes tiles possible in the backward. The rest is the derivative of a product:
+# $\bar q = \sum_j \bar e_j k_j / \sqrt{d}$ and $\bar k_j = \bar e_j\, q / \sqrt{d}$. Keys and values serve all queries,
+# so their gradients are summed over queries. Everything else in a tile follows from $q$, $k$, $v$, $\bar o$ and two
+# numbers a row: $p_j = e^{e_j - \lambda}$ is computed again, used, and forgotten. One product more, and the table is
+# gone.
 
 
 # %%
@@ -415,11 +425,12 @@ def gradient_error(seed: int) -> float:
 verdicts.append(claims.report("gpu_attention.tiled-gradients", error=[gradient_error(s) for s in seeds]))
 
 # %% [markdown]
-# Look at who adds to what. A program that owns a block of keys sums $\bar k$ and $\bar v$ over all queries, and
-# nobody else writes there. $\bar q$ is a sum over keys, so in this loop many programs would add to one place: with
-# atomic additions, whose order changes from run to run, and so do the last digits. The library's backward makes a
-# second walk, in which programs own blocks of queries. That costs two products more (seven instead of five) and makes
-# results equal bit for bit. Its kernels are checked like any function, against finite differences in float64:
+# Look at who adds to what. A program that owns a block of keys sums $\bar k$ and $\bar v$ over all queries, and nobody
+# else writes there. $\bar q$ is a sum over keys, so in this loop many programs would add to one place. They do it by
+# atomic additions, one at a time in whatever order they come; the order changes from run to run, and so do the last
+# digits. The library's backward makes a second walk, in which programs own blocks of queries. That costs two products
+# more (seven instead of five) and makes results equal bit for bit. Its kernels are checked like any function, against
+# finite differences in float64:
 
 # %%
 shapes = ((1, 2, 3, 3), (1, 1, 18, 3), (1, 1, 18, 3))
@@ -439,8 +450,9 @@ if not no_triton:
 # ## The library's version
 #
 # `attention` of this book has a Triton path with everything that models ask for: causal masks, padding, other masks,
-# biases with gradients, sliding windows, soft caps, grouped heads. All of them enter the loop at one place, where a
-# tile of scores has been computed; each is one line there. Against the float64 oracle of the first chapter:
+# biases with gradients, sliding windows (a query sees only the nearest keys), soft caps (a tanh that keeps scores below
+# a limit), grouped heads (several heads of queries share one head of keys). All of them enter the loop at one place,
+# where a tile of scores has been computed; each is one line there. Against the float64 oracle of the first chapter:
 
 # %%
 q, k, v = (
@@ -581,7 +593,7 @@ if compiled:
 # the T4 Triton emits none, though the card has tensor cores: single multiply-adds by the thousand instead, and
 # registers spill. So the library refuses to run there and hands a T4 to PyTorch's kernels, written in CUDA for it.
 #
-# Registers are the other limit. A thread has 255; tiles that are too large *spill* into memory, and the loop waits for
+# Registers are the other limit. A thread can have 255; what does not fit *spills* into memory, and the loop waits for
 # it. That is how this book's tile tables were made, and how a mistake in them came out: in float32, tiles made for
 # 16-bit numbers asked for more shared memory than an A100 has. No interpreter would have noticed.
 #
@@ -662,10 +674,11 @@ for file in sorted((home / "benchmarks" / "results").glob("*.json")) if home els
 print("GPUs recorded:", ", ".join(recorded) or "none yet")
 
 # %% [markdown]
-# Meanwhile, here is what others report, on an H100 with 16,384 tokens. We have not measured it. FlashAttention is the
-# kernel of {cite:t}`dao2022`; its second version {cite:p}`dao2024` spreads the work better over warps and makes fewer
-# operations outside of products; the third {cite:p}`shah2024` is written for Hopper, and lets exponentials of one tile
-# run while the tensor cores multiply the next. cuDNN is NVIDIA's own library, which PyTorch prefers on an H100.
+# Meanwhile, here is what others report, on an H100 with 16,384 tokens. We have not measured it, and the numbers are
+# read off a chart. FlashAttention is the kernel of {cite:t}`dao2022`; its second version {cite:p}`dao2024` spreads the
+# work better over warps and makes fewer operations outside of products; the third {cite:p}`shah2024` is written for
+# Hopper, and lets exponentials of one tile run while the tensor cores multiply the next. cuDNN is NVIDIA's own library,
+# which PyTorch prefers on an H100.
 
 # %%
 reported = {  # TFLOP/s forward, fp16, not causal, off the chart in FlashAttention-3's repository: width 64 and 128
@@ -693,7 +706,7 @@ show.table(
 # Why does nobody reach the peak, and why do narrow heads stay further below? Each score costs $4 D$ operations in the
 # tensor cores and one exponential elsewhere. An H100 does some $3.9 \cdot 10^{12}$ exponentials a second
 # {cite:p}`shah2024`. At $D = 64$ both take about the same time, so a kernel that does one after the other can't pass
-# half of the peak. FlashAttention-3 does both at once.
+# half of the peak. FlashAttention-3 does both at once, as far as it can.
 
 
 # %% tags=["hide-input"]
@@ -757,8 +770,9 @@ show.slider(
 )
 
 # %% [markdown]
-# On a CPU the roof's slope is gentle and caches are large, so less is lost by writing the table out than on a GPU. The
-# paper's claim about speed is about GPUs, and only a GPU can judge it: in the profile `full`, this cell does.
+# On a CPU the ridge lies further to the left, for arithmetic is slower in proportion than memory, and caches are large.
+# So less is lost by writing the table out than on a GPU. The paper's claim about speed is about GPUs, and only a GPU
+# can judge it: in the profile `full`, this cell does.
 
 
 # %%
@@ -957,7 +971,8 @@ show.table(
 )
 
 # %% [markdown]
-# Equalities are judged in float64 and say nothing of speed. The paper's speed needs a large GPU.
+# Equalities are judged in float64 and say nothing of speed. The paper's speed needs a large GPU. And what the table
+# quotes from the papers we have not yet checked against them; the cards say so, claim by claim.
 #
 # ## Exercises
 #
@@ -981,7 +996,7 @@ for card, (tflops, gbs) in cards.items():
 assert intensity(512, 64, 8 * 512 * 64) == intensity(512, 128, 8 * 512 * 128)  # the width cancels
 
 # %% [markdown]
-# A ViT with 197 tokens waits for memory on all three.
+# A ViT with 197 tokens waits for memory on all three, and this counts only the necessary traffic.
 # ```{solution-end}
 # ```
 #
@@ -1118,8 +1133,9 @@ for width in (64, 128, 256):
     )
 
 # %% [markdown]
-# Compare with the reported figures above. The others stay below these shares; FlashAttention-3, which does both at
-# once, reaches them.
+# Compare with the reported figures above. The others stay below these shares; FlashAttention-3 comes level with them at
+# $D = 64$ and nearly so at $128$. They bound only kernels that do one after the other. One that overlaps the two could
+# pass them, so exponentials are not all that costs it time.
 # ```{solution-end}
 # ```
 #
