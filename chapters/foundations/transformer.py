@@ -174,8 +174,13 @@ show.table(
 
 # %% [markdown]
 # Where `N < C`, as in sentences, attention even multiplies less. Where `N > C` it pays for its short paths with a
-# square. What does a clock say? Below are forward and backward passes of one layer of width 64 on one CPU thread, which
-# has no idle processors to offer.
+# square.
+#
+# The table leaves out constant factors, and the projections of attention with them. Do they change the answer? Count. A
+# GRU multiplies each token by six matrices of `C` by `C`, three for the token and three for the state. Attention has
+# four such matrices, and `2 N C` multiplications a token between tokens. So attention is ahead while
+# `4 C² + 2 N C < 6 C²`, which is `N < C` again. What does a clock say? Below are forward and backward passes of one
+# layer of width 64 on one CPU thread, which has no idle processors to offer.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -211,7 +216,7 @@ show.lines(
 )
 
 # %% [markdown]
-# So even without parallel hardware attention is the cheaper layer for sentences. The question of this chapter is
+# So even without parallel hardware attention is the cheaper layer for short sequences. The question of this chapter is
 # whether a whole translator can be made of it.
 #
 # ## By hand: six letters and two clock hands
@@ -332,10 +337,10 @@ show.lines(
 # ### Words and places
 #
 # Tokens enter as rows of a table, one row of width $d_{\text{model}}$ for each id. The same table is used at the end,
-# to turn vectors back into scores for each id (sec. 3.4). That double use asks for two sizes. At the output, a product
-# with a vector of variance 1 shall have variance 1, so entries need the variance $1/d_{\text{model}}$. At the input,
-# such a row would be much shorter than the waves that are added, whose entries have a mean square of $1/2$. Hence the
-# factor $\sqrt{d_{\text{model}}}$, easy to forget.
+# to turn vectors back into scores for each id, the **logits** (sec. 3.4). That double use asks for two sizes. At the
+# output, a product with a vector of variance 1 shall have variance 1, so entries need the variance
+# $1/d_{\text{model}}$. At the input, such a row would be much shorter than the waves that are added, whose entries have
+# a mean square of $1/2$. Hence the factor $\sqrt{d_{\text{model}}}$, easy to forget.
 
 
 # %%
@@ -425,9 +430,10 @@ assert moved.tolist() == [n == 3 for n in range(6)]
 #
 # Both kinds of layer sit on a branch. The paper adds the branch to what came in, and norms the sum:
 # $\operatorname{LayerNorm}(x + f(x))$. LayerNorm {cite:p}`ba2016` takes the mean of a token's channels away and divides
-# by their spread. Take a token of two channels, $x = (1, 5)$, and a branch that returns $f(x) = (6, -2)$. The sum is
-# $(7, 3)$: mean 5, spread 2, so the result is $(1, -1)$. The token came in at a length of $\sqrt{26}$ and leaves at
-# $\sqrt 2$, as every token of two channels does.
+# by their spread; then it multiplies each channel by a learned gain and adds a learned bias, which begin at one and
+# zero. Take a token of two channels, $x = (1, 5)$, and a branch that returns $f(x) = (6, -2)$. The sum is $(7, 3)$:
+# mean 5, spread 2, so the result is $(1, -1)$. The token came in at a length of $\sqrt{26}$ and leaves at $\sqrt 2$, as
+# every token of two channels does before the gain has learned anything.
 
 
 # %%
@@ -629,8 +635,8 @@ show.lines(
 
 # %% [markdown]
 # Why not begin at full speed? {cite:t}`xiong2020` looked at the gradients *before* the first step. With post-norm they
-# differ from layer to layer; with pre-norm they hardly do. Adam then makes every weight move by about the learning
-# rate at once, wherever the gradient points. Look at the feed-forward networks of a decoder of six layers.
+# are large in the layers next to the output; with pre-norm they are of similar size everywhere. Look at the
+# feed-forward networks of a decoder of six layers.
 
 
 # %%
@@ -660,7 +666,12 @@ show.lines(
 )
 
 # %% [markdown]
-# Does it matter in training? We will see as soon as there is something to train on.
+# Why should a large gradient hurt, if Adam {cite:p}`kingma2015` divides it away? Adam scales each weight's step by the
+# recent size of its gradient, so at first every weight moves by about the learning rate, whether its gradient is large
+# or small. The size of a gradient then does not say how far a weight moves. It says how much the loss notices: equal
+# steps are felt most where the gradient is largest, and with post-norm that is at the top. Small first steps keep that
+# within bounds. This is an explanation and not yet evidence. We will see what training says as soon as there is
+# something to train on.
 #
 # ### Search: greedy, and with a beam
 #
@@ -1066,7 +1077,7 @@ show.explore(
 # %% [markdown]
 # ### Post-norm, pre-norm, with and without warm-up
 #
-# On the same toy we can settle the question of the norms. A model of six layers, each way, once with a warm-up of 40
+# On the same toy we can ask the question of the norms again. A model of six layers, each way, once with a warm-up of 40
 # steps and once at full speed from the first step. Full speed is $0.006$ for all four.
 
 
@@ -1105,8 +1116,9 @@ show.lines(
 )
 
 # %% [markdown]
-# That is what {cite:t}`xiong2020` found for real translators, and what {cite:t}`wang2019` used to build encoders of
-# thirty layers. It is no verdict about the better *end*: with two layers both norms learn our tasks.
+# One seed and a few dozen steps, so take it as an illustration. It agrees with what {cite:t}`xiong2020` found for real
+# translators, and {cite:t}`wang2019` used pre-norm to build encoders of thirty layers. It is no verdict about the
+# better *end*: with two layers both norms learn our tasks.
 #
 # ## The experiment
 #
@@ -1284,11 +1296,14 @@ show.table(
 
 # %% [markdown]
 # Here the RNN writes {glue:text}`transformer-short-rnn` of the dates correctly when the Transformer is at
-# {glue:text}`transformer-short-own`. A recurrent network moves along its source step by step, which is a good guess for
-# such tasks; a Transformer has to learn even that from its waves. And a rival that has attention, too, does not have to
-# carry the sentence through its chain. What is left of the paper's argument is hardware: all 66 places of a Transformer
-# can be computed at once, where a chain waits. A processor with one thread waits for neither, so it can't show that.
-# The profile `full` races on a GPU, against plain seconds.
+# {glue:text}`transformer-short-own`. So the RNN does not owe its place to the long chain, nor lose it by it. What else
+# could decide? Two guesses, neither of them tested. A recurrent network moves along its source step by step, which is a
+# good guess for such tasks, where a Transformer has to learn even that from its waves. And this rival has attention, so
+# it need not carry the sentence through its chain.
+#
+# At this size, what is left of the paper's argument is hardware. In training, all 66 places of a Transformer can be
+# computed at once, where a chain waits. (In writing both go token by token.) One thread does one thing after the other
+# in any case, so it can't show that. The profile `full` races on a GPU, against plain seconds.
 #
 # ### One head, no positions, learned positions
 #
@@ -1347,11 +1362,13 @@ show.glue("transformer-learned-gap", f"{abs(learned_gap):.1f} points")
 
 # %% [markdown]
 # Two remarks. Without positions the decoder is not quite blind: a causal mask lets a token count those before it. And
-# learned positions, level in the paper's table 3 (E), differ here by {glue:text}`transformer-learned-gap`. They are one
-# vector for each place, and the last places occur in few of our sentences; the paper trained on millions.
+# learned positions, level in the paper's table 3 (E), differ here by {glue:text}`transformer-learned-gap`. A likely
+# reason: they are one vector for each place, and the last places occur in few of our sentences, where the paper trained
+# on millions.
 #
-# And one head? It is {glue:text}`transformer-one-head`; in the paper it is behind. Each German letter needs one English
-# word at a time, so on this task a single head has little to miss. The paper's sentences ask for more.
+# And one head? It is {glue:text}`transformer-one-head`; in the paper it is behind. The card has the other seeds: the
+# claim is not reproduced on this task. Perhaps because each German letter needs one English word at a time, so that a
+# single head has little to miss.
 #
 # ### Averaging, and the loss at its floor
 #
@@ -1469,10 +1486,11 @@ print("1984 is", romans.target.decode(ids[0]))
 #
 # ### Captions, when there is a larger machine
 #
-# Real sentences need pieces of words {cite:p}`sennrich2016` and a score that allows for more than one right answer:
-# BLEU {cite:p}`papineni2002`, computed by sacrebleu {cite:p}`post2018`. The larger profiles translate the captions of
-# Multi30k {cite:p}`elliott2016` from English to German. The cell runs in every profile; in `quick` it takes a dozen
-# steps on number words, which proves that it works and nothing else.
+# Real sentences need pieces of words {cite:p}`sennrich2016` and a score that gives credit for what is partly right.
+# That is BLEU {cite:p}`papineni2002`, the share of runs of one to four words that stand in the reference as well,
+# computed by sacrebleu {cite:p}`post2018`. The larger profiles translate the captions of Multi30k {cite:p}`elliott2016`
+# from English to German. The cell runs in every profile; in `quick` it takes a dozen steps on number words, which
+# proves that it works and nothing else.
 
 
 # %%
@@ -1841,7 +1859,8 @@ show.table(
 #
 # How did the paper count operations? It multiplies hours, GPUs and a sustained speed: base took 12 hours and big 3.5
 # days on 8 GPUs of an assumed 9.5 TFLOPS each {cite:p}`vaswani2017`. Beside it stands what the arithmetic itself needs:
-# six operations for each parameter and token, at 25,000 tokens a step on either side.
+# six operations for each parameter and token (a multiplication and an addition forward, twice as many backward), at
+# 25,000 tokens a step on either side.
 
 # %%
 rows = []
@@ -2017,8 +2036,8 @@ assert torch.allclose(wrong[:, 0], whole[:, 0], atol=1e-3) and not torch.allclos
 # ```{exercise} A small study: longer than ever seen
 # :label: transformer-longer
 # The paper hopes that waves "may allow the model to extrapolate" to longer sequences. Our toy was trained on 3 to 8
-# letters. Test it on 6 to 12 letters. Then find out *what* goes wrong in a string of 11: does the model stop too early,
-# or look at wrong places?
+# letters. Test it, without more training, on 6 to 12 letters. Then find out *what* goes wrong in a string of 11: does
+# the model stop too early, or look at wrong places?
 # ```
 #
 # ```{solution-start} transformer-longer
@@ -2053,5 +2072,5 @@ show.expect(right[8] > 60 and right[12] < 20, "the model breaks down behind the 
 # - {cite:t}`vaswani2018tensor2tensor` describe the software, and {cite:t}`popel2018` tell from many runs what batch
 #   size, warm-up and averaging do.
 # - {cite:t}`xiong2020` and {cite:t}`wang2019` on the place of the norm; {cite:t}`press2017` on sharing the embeddings.
-# - {cite:t}`wu2016` for the length penalty, in a recurrent system of the same year's size.
+# - {cite:t}`wu2016` for the length penalty: it is GNMT, the recurrent system of the paper's table 2.
 # - {cite:t}`voita2019` and {cite:t}`michel2019` on what heads do, and how many are needed.
