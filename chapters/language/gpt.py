@@ -10,9 +10,9 @@
 #
 # Labels are expensive and text is free. {cite:t}`radford2018` took the decoder of the Transformer, let it predict the
 # next word of unlabeled books, and only then showed it a few labeled examples of a task. {cite:t}`radford2019` moved
-# its norms, made it ten times as large, and left the second step out. The text here is one that every reader has on
-# disk: the source of Python's standard library. At the end of the chapter a model writes Python in the page. It is a
-# small model, and you will see that too.
+# its norms, made it more than ten times as large, and left the second step out. The text here is one that every reader
+# has on disk: the source of Python's standard library. At the end of the chapter a model writes Python in the page. It
+# is a small model, and you will see that too.
 #
 # After this chapter you can
 # - turn text into tokens by byte-pair encoding, and check your twenty lines against a library's;
@@ -147,8 +147,9 @@ show.lines(
 #
 # $$ p(x_1, \dots, x_N) = \prod_{n=1}^{N} p(x_n \mid x_1, \dots, x_{n-1}) , $$
 #
-# so a model of the next token is a model of everything. Its loss is the mean of $-\ln p$ over the tokens; $e$ to the
-# loss is its **perplexity**, the number of equally likely tokens among which it would be as unsure.
+# so a model of the next token is a model of everything. Its loss is the mean of $-\ln p$ over the tokens, in **nats**
+# because the logarithm is natural; $e$ to the loss is its **perplexity**, the number of equally likely tokens among
+# which it would be as unsure.
 #
 # Take the text `a b a b a c` and a model that only knows the last token: after `a` comes `b` with probability
 # $\frac23$ and `c` with $\frac13$, after `b` always `a`. The five answers have probabilities
@@ -340,7 +341,9 @@ class Decoder(nn.Module):
 
 # %% [markdown]
 # And GPT, the first one, is the same with the norms elsewhere. It normalizes what comes *out* of a sum, as the
-# Transformer of 2017 does, so there is no norm left to put at the end.
+# Transformer of 2017 does, so there is no norm left to put at the end. (GPT-2 differs in more than its norms: bytes
+# instead of characters, twice the context, and, by the paper's word though not in its released code, a start in which
+# what is added to the residual stream is smaller by the root of the number of additions.)
 
 
 # %%
@@ -366,9 +369,11 @@ assert (moved[:8] < 1e-5).all() and (moved[8:] > 1e-5).all()  # token 8 reaches 
 # %% [markdown]
 # The check is the one property that a language model must have: change a token, and no earlier answer moves.
 #
-# Two details that people get wrong. The activation is the tanh form of GELU, `approximate="tanh"`; the exact form
-# differs in the fourth digit, which is enough to fail a comparison and too little to see in a loss. And the last matrix
-# product uses `tokens.weight`: untie it, and the model is no longer the published one.
+# Two details that people get wrong. The activation is GELU, a ReLU with a rounded corner: `x` times the probability
+# that a standard normal number lies below `x`. Both GPTs compute it by an approximation with a tanh,
+# `approximate="tanh"`; the exact form differs in the fourth decimal, which is enough to fail a comparison and too
+# little to see in a loss. And the last matrix product uses `tokens.weight`: untie it, and the model is no longer the
+# published one.
 #
 # ## The library's version
 #
@@ -627,8 +632,10 @@ show.table(
 # %% [markdown]
 # ## The experiment: does size pay?
 #
-# {cite:t}`radford2019` report that quality improves log-linearly with size. We train four sizes of GPT-2 on the same
-# tokens in the same order and look at their loss on the held-out packages.
+# {cite:t}`radford2019` report that quality improves log-linearly with size: a straight line over the *logarithm* of the
+# size. We take the logarithm of the loss as well, which makes the line a power law; where the slope is as small as
+# below, the two can hardly be told apart. We train four sizes of GPT-2 on the same tokens in the same order and look at
+# their loss on the held-out packages.
 #
 # ### The counter
 #
@@ -638,9 +645,10 @@ show.table(
 #
 # $$ p(x \mid u) = \frac{\max(\#ux - \delta, 0) + \delta \operatorname{kinds}(u)\; p(x \mid u')}{\#u} , $$
 #
-# where $\#u$ is how often $u$ came, $u'$ is the context $u$ without its first token, and $\operatorname{kinds}(u)$ is
-# the number of different tokens that came after $u$. Its finest idea is what the shorter contexts count: not how often
-# $x$ came, but after how many different tokens. `Francisco` is frequent, and comes after one word only.
+# where $\#u$ is how often $u$ came, $\#ux$ how often with $x$ after it, $u'$ is the context $u$ without its first
+# token, and $\operatorname{kinds}(u)$ is the number of different tokens that came after $u$. Its finest idea is what
+# the shorter contexts count: not how often $x$ came, but after how many different tokens. `Francisco` is frequent, and
+# comes after one word only.
 
 
 # %%
@@ -713,8 +721,8 @@ counted = {
 # %% [markdown]
 # ### Four sizes
 #
-# The recipe is the same for all: AdamW with warm-up and a cosine. Larger models want smaller steps; the rates were
-# chosen in pilots.
+# The recipe is the same for all: AdamW (Adam with a pull of all weights towards zero) and a learning rate that warms up
+# and then falls along a cosine. Larger models want smaller steps; the rates were chosen in pilots.
 
 # %%
 shapes = run.pick(  # width, layers, heads, learning rate
@@ -1006,9 +1014,10 @@ for row in (0, 1):
     print(("code: ", "prose: ")[int(exam[1][row])], repr(tokenizer.decode(exam[0][row, -20:].tolist())))
 
 # %% [markdown]
-# {cite:t}`radford2018` read the answer off the last token's vector with one linear layer, and keep the language model's
-# loss as a second task with weight one half, so that the model does not forget what it knew. Two models get the same
-# labels, steps and learning rate. One begins with the weights of the writer above, the other with random weights.
+# {cite:t}`radford2018` read the answer off the last token's vector with one linear layer (theirs is a special token put
+# at the end), and keep the language model's loss as a second task with weight one half; they say that it helps
+# generalization and speeds up convergence. Two models get the same labels, steps and learning rate. One begins with the
+# weights of the writer above, the other with random weights.
 
 
 # %%
@@ -1083,15 +1092,15 @@ verdicts.append(claims.report("gpt.pretraining-helps", gain_few=gains[0], gain_m
 # %% [markdown]
 # An exam of this size has a standard error of about two points, so look at the interval over seeds and not at a single
 # run. What does the pretrained model know that the other one does not? Both see the same labels. But one of them has
-# long learned to predict what follows `"""`, and to do that it had to keep track of whether a string is open.
+# long learned to predict what follows `"""`, and for that it pays to keep track of whether a string is open.
 # %% [markdown]
 # ## Look inside
 #
 # ### What the heads look at
 #
 # Three pieces of code, all layers and heads of the writer. Rows are tokens that were read, columns what they looked
-# back at. Look for heads that take the token just before, and for heads that rest on one token whatever they read: that
-# is where a head looks that has nothing to say.
+# back at. Look for heads that take the token just before, and for heads that rest on one token whatever they read.
+# Weights have to sum to one, so a head with nothing to say must look somewhere.
 
 # %%
 sentences = {
@@ -1161,13 +1170,14 @@ show.heatmap(
 )
 
 # %% [markdown]
-# The loss is {glue:text}`gpt-first-time` the first time and {glue:text}`gpt-second-time` the second. The head that
-# looks most at what came next is {glue:text}`gpt-strongest`, with {glue:text}`gpt-strongest-weight` of its weight; a
-# head that looks everywhere alike would have {glue:text}`gpt-uniform-weight`. Silence it, and the second time costs
+# The loss is {glue:text}`gpt-first-time` the first time and {glue:text}`gpt-second-time` the second. (A model that
+# knows nothing has $\ln V$. This one knows code, and is surprised when random tokens do not behave like it.) The head
+# that looks most at what came next is {glue:text}`gpt-strongest`, with {glue:text}`gpt-strongest-weight` of its weight;
+# a head that looks everywhere alike would have {glue:text}`gpt-uniform-weight`. Silence it, and the second time costs
 # {glue:text}`gpt-silenced`, and held-out code {glue:text}`gpt-cost-of-silence` nats a token. {cite:t}`olsson2022` saw
 # such heads appear in larger models within a short stretch of training, with a visible drop of the loss. Two halves
 # that cost the same mean that this model has not come that far. The toy needed a few hundred steps of nothing but
-# repetition; in code, repetition is one regularity among many, and a small model learns the cheaper ones first.
+# repetition; in code, repetition is one regularity among many, and others may be cheaper to learn first.
 #
 # ## What breaks
 #
@@ -1247,7 +1257,7 @@ show.table(
 # | size | 16 to 96 wide in `quick` | 768 to 1600 wide | what can be learned at all |
 # | vocabulary | 512 tokens in `quick` | 40,478 and 50,257 | shorter tokens, so longer sequences for the same text |
 # | init | `0.02` grows as widths shrink | `0.02` | small models learn from the first step on |
-# | positions | a matrix of their own | GPT's code: with the tokens | its fine-tuned logits have rows for positions |
+# | positions | a matrix of their own | GPT's code: rows of the tokens' matrix | its logits have entries for places |
 # | tasks | one, with labels by Python's tokenizer | twelve | a single task says little about others |
 # | fine-tuning | 4 passes, rate `2e-3` | 3 passes, rate `6.25e-5` | small models need larger steps |
 # | spread | seeds, with an interval | mostly single runs | the official code's median is below the printed run |
