@@ -346,8 +346,9 @@ show.attention_widget(
 # %% [markdown]
 # ### A bias for every offset
 #
-# Inside a window attention does not know where anything is. Swin adds a learned number to each score that depends on
-# the *offset* between the two tokens and on nothing else:
+# Attention does not know where anything is, and cutting the map into windows tells it little more. Swin adds a learned
+# number to each score that depends on the *offset* between the two tokens (the query's place minus the key's) and on
+# nothing else:
 #
 # $$ e_{ij} = \frac{q \cdot k_j}{\sqrt{d}} + \beta(\Delta y, \Delta x) . $$
 #
@@ -364,8 +365,9 @@ assert (bias()[0].diagonal() == 4).all()  # offset (0, 0) is the middle of the t
 assert bias()[0, 0, 1] == 3 and bias()[0, 2, 3] == 3  # both look one to the right: the same number
 
 # %% [markdown]
-# 49 numbers say $7 \times 7$ tokens' places once and for all, at every place of the image. An absolute position would
-# have to be learned for every place again. Whether that matters is tested below.
+# A window of $7 \times 7$ tokens has $49^2 = 2401$ pairs, and $13^2 = 169$ numbers a head serve them all, in every
+# window of the image. What is learned about *one to the right* in one place is known in all others. An absolute
+# position would have to be learned for every place again. Whether that matters is tested below.
 #
 # ### Merging
 #
@@ -575,8 +577,8 @@ powers = {name: power(areas, costs) for name, costs in growth.items()}
 print({name: round(value, 3) for name, value in powers.items()})
 
 # %% [markdown]
-# Counting is not timing. So we also run the layers, on one CPU thread, and take the best of several runs at each
-# size.
+# Counting is not timing: rolling, cutting and copying multiply nothing and still take time. So we also run the layers,
+# on one CPU thread, and take the best of several runs at each size.
 
 
 # %%
@@ -712,9 +714,12 @@ show.bars(
 
 # %% [markdown]
 # With the bias {glue:text}`swin-accuracy-relative`, with absolute positions {glue:text}`swin-accuracy-absolute`, with
-# none {glue:text}`swin-accuracy-none`. A model without positions is less blind than one might think: borders of
-# windows, and merging, which tells upper from lower and left from right, say a little about places. The card says
-# what the recorded seeds make of it.
+# none {glue:text}`swin-accuracy-none`. That is one seed. Over the recorded seeds the first two change places, and the
+# claim is *not reproduced* in profile `quick`: on digits, after so few steps, we can't say that the bias is better than
+# absolute positions.
+#
+# A model without positions is less blind than one might think: merging, which tells upper from lower and left from
+# right, says a little about places, and so do the borders of windows.
 #
 # All models that chapters have compared on this task, over what they cost:
 
@@ -740,9 +745,11 @@ show.pareto(
 # ### Activations that add up
 #
 # In a pre-norm block the branch ends in a matrix, and what it writes is added to the stream as it is. Nothing bounds
-# it: the deeper, the more has been added. V2 moves the norm to the *end* of the branch, $x +
-# \operatorname{norm}(f(x))$. Then each branch adds a vector of fixed size, whatever its weights are. Build both with
-# 24 blocks, and make all weights of the sublayers four times as large.
+# it: the deeper, the more has been added. V2 moves the norm to the *end* of the branch,
+# $x + \operatorname{norm}(f(x))$. Then each branch adds a vector of fixed size, whatever the weights of its matrices
+# are. (The paper calls this res-post-norm. It is not the post-norm of the first Transformer,
+# $\operatorname{norm}(x + f(x))$, which norms the stream as well; here the stream runs through untouched, as in
+# pre-norm.) Build both with 24 blocks, and make all weights of the sublayers four times as large.
 
 
 # %%
@@ -789,17 +796,20 @@ show.lines(
 
 # %% [markdown]
 # Weights four times as large make the last map {glue:text}`swin-pre` times as large with the norm first, and
-# {glue:text}`swin-post` times with the norm last. A norm divides by the size of what it gets, so the factor cancels.
-# The stream still grows, like the root of the depth, as it adds vectors of equal size that point anywhere.
+# {glue:text}`swin-post` times with the norm last. A norm divides by the size of what it gets, so the factor cancels,
+# but for what it does inside the branch, where it sharpens the attention. The stream still grows, like the root of the
+# depth, as it adds vectors of equal size that point anywhere.
 #
 # ### Scores that run away
 #
-# The second product of large weights are extreme scores: a few pairs of tokens take all. V2 compares *directions*:
+# Large weights do a second harm: scores become extreme, and a few pairs of tokens take all the weight. V2 compares
+# *directions*:
 #
 # $$ e_{ij} = \tau \cos(q, k_j) + \beta(\Delta y, \Delta x), $$
 #
-# with a learned factor $\tau$ for each head that is held below 100. However long a query grows, no score of the first
-# kind exceeds $\tau$.
+# with a learned factor $\tau$ for each head that is held below 100. (The paper divides by its own $\tau$, which is ours
+# turned over, and holds it above $0.01$.) However long a query grows, $\tau \cos(q, k_j)$ stays between $-\tau$ and
+# $\tau$.
 
 # %%
 q, k = torch.randn(1, 1, 6, 16), torch.randn(1, 1, 6, 16)
@@ -813,17 +823,17 @@ print(
 
 # %% [markdown]
 # There is a trap in the details. V1 has a bias on its keys, which does nothing at all: it adds the same number to all
-# scores of a query, and the softmax does not see that. Under a cosine it would. V2 has none, and neither has ours
-# (torchvision's has).
+# scores of a query, and the softmax does not see that. Under a cosine it would. V2 has none, and neither has ours.
+# (torchvision keeps the parameter and sets it to zero at every call.)
 #
 # ### A bias for windows that nobody has trained
 #
-# One trains with windows of $8 \times 8$ and wants to go on with $16 \times 16$. V1's table has $15 \times 15$
-# numbers and now needs $31 \times 31$: it is stretched, bicubically. But then the number that was learned for *seven
-# tokens to the right* is used at fifteen. V2 lets a small network answer instead, $\beta = 16\,
-# \sigma(\operatorname{MLP}(\Delta))$, and can ask it anything. So that the new offsets are not far outside of what it
-# has seen, they are spaced logarithmically: $\operatorname{sign}(\Delta) \log_2(1 + 8 |\Delta| / 7) / 3$ for windows
-# of eight.
+# One trains with windows of $8 \times 8$ and wants to go on with $16 \times 16$. V1's table has $15 \times 15$ numbers
+# and now needs $31 \times 31$: it is stretched like an image, by bicubic interpolation. But then the number that was
+# learned for *seven tokens to the right* is used at fifteen. V2 lets a small network answer instead,
+# $\beta = 16\, \sigma(\operatorname{MLP}(\Delta))$, and can ask it anything. So that the new offsets are not far
+# outside of what it has seen, they are spaced logarithmically, as the official code has it by
+# $\operatorname{sign}(\Delta) \log_2(1 + 8 |\Delta| / 7) / 3$ for windows of eight.
 
 # %%
 for window in (8, 16):
@@ -903,10 +913,12 @@ show.bars(errors, y_label="mean squared error at window 16",
           caption="The table is exact at window 8, and wrong at 16.")  # fmt: skip
 
 # %% [markdown]
-# The network with logarithmic offsets is left with {glue:text}`swin-log-share` of the stretched table's error, the
-# one with linear offsets with {glue:text}`swin-linear-share`. Look at the second map of the slider: stretching keeps
-# the picture and changes its meaning. That a network answers at all matters more here than how its questions are
-# spaced. And the functions are ours: that real heads look like this is an assumption.
+# The network with logarithmic offsets is left with {glue:text}`swin-log-share` of the stretched table's error, the one
+# with linear offsets with {glue:text}`swin-linear-share`. Look at the second map of the slider: stretching keeps the
+# picture and changes its meaning. That a network answers at all matters more here than how its questions are spaced:
+# the two networks are close, and which of them is ahead depends on the seed. The paper reports an advantage of the
+# logarithm in trained models, in a table that we have not checked yet. The functions are ours, too: that real heads
+# look like this is an assumption.
 #
 # ## Look inside
 #
