@@ -1192,12 +1192,12 @@ show.glue("attention-on-word-product", f"{sum(product) / len(product):.0f} %")
 show.glue("attention-near", f"{sum(near) / len(near):.0f} %")
 
 # %% [markdown]
-# Additive attention points at a right word in {glue:text}`attention-on-word-range` of the cases, depending on the
-# seed; products in {glue:text}`attention-on-word-product`. Where an additive map misses, it rarely misses by much: its
-# largest weight lies on a right word or next to one in {glue:text}`attention-near`. States of the encoder know their
-# neighbors, so a model may read there just as well, and nothing in the loss asks for more.
-# A map tells where a model reads, not all of what it found there; {cite:t}`jain2019` and {cite:t}`wiegreffe2019` argue
-# about how much it explains.
+# Additive attention points at a right word in {glue:text}`attention-on-word-range` of the cases, depending on the seed;
+# products in {glue:text}`attention-on-word-product`. The additive mean lies close to the ledger's condition, so the
+# verdict hangs on few seeds. Where an additive map misses, it rarely misses by much: its largest weight lies on a right
+# word or next to one in {glue:text}`attention-near`. States of the encoder know their neighbors, so a model may read
+# there just as well, and nothing in the loss asks for more. A map tells where a model reads, not all of what it found
+# there; {cite:t}`jain2019` and {cite:t}`wiegreffe2019` argue about how much it explains.
 #
 # How does such a map come about? The same sentence, from early in training to its end:
 

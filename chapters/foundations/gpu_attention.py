@@ -11,8 +11,8 @@
 # The formula of the first chapter is two matrix products with a softmax between. Written out, it fills memory with
 # numbers that nobody keeps. Since {cite:t}`dao2022`, fast implementations do without: the scores exist a tile at a
 # time, close to where they are computed, and are gone. This chapter derives the trick from {cite:t}`milakov2018`,
-# writes it as a GPU kernel in Triton {cite:p}`tillet2019`, runs that kernel here without a GPU, and looks at what a
-# compiler makes of it.
+# writes it in Triton {cite:p}`tillet2019` as a **kernel** (a function that the GPU runs in one go, without handing
+# anything back in between), runs that kernel here without a GPU, and looks at what a compiler makes of it.
 #
 # After this chapter you can
 # - count the bytes of an attention call, and say whether arithmetic or memory bounds it;

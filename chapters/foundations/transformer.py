@@ -12,7 +12,8 @@
 # {cite:t}`vaswani2017` took the recurrent network away. What is left looks too simple to work: attention, a small
 # network that sees one token at a time, sums, norms, and waves that say where a token stands. This chapter builds it
 # from an empty file, holds it against two independent implementations, trains it with the recipe of
-# {cite:t}`vaswani2018tensor2tensor`, and asks whether it beats the recurrent network as the paper says.
+# {cite:t}`vaswani2018tensor2tensor`, and asks whether it beats the recurrent network as the paper says. (At this size
+# and on one CPU thread it does not.)
 #
 # After this chapter you can
 # - write the encoder-decoder yourself, and prove with weights, outputs and gradients that it is the right one;
@@ -428,12 +429,13 @@ assert moved.tolist() == [n == 3 for n in range(6)]
 # %% [markdown]
 # ### Add and norm
 #
-# Both kinds of layer sit on a branch. The paper adds the branch to what came in, and norms the sum:
-# $\operatorname{LayerNorm}(x + f(x))$. LayerNorm {cite:p}`ba2016` takes the mean of a token's channels away and divides
-# by their spread; then it multiplies each channel by a learned gain and adds a learned bias, which begin at one and
-# zero. Take a token of two channels, $x = (1, 5)$, and a branch that returns $f(x) = (6, -2)$. The sum is $(7, 3)$:
-# mean 5, spread 2, so the result is $(1, -1)$. The token came in at a length of $\sqrt{26}$ and leaves at $\sqrt 2$, as
-# every token of two channels does before the gain has learned anything.
+# Both kinds of layer sit on a branch. As in residual networks {cite:p}`he2016`, the branch is added to what came in, so
+# that a layer has to learn only what to change; what runs from sum to sum is called the **residual stream**. The paper
+# then norms the sum: $\operatorname{LayerNorm}(x + f(x))$. LayerNorm {cite:p}`ba2016` takes the mean of a token's
+# channels away and divides by their spread; then it multiplies each channel by a learned gain and adds a learned bias,
+# which begin at one and zero. Take a token of two channels, $x = (1, 5)$, and a branch that returns $f(x) = (6, -2)$.
+# The sum is $(7, 3)$: mean 5, spread 2, so the result is $(1, -1)$. The token came in at a length of $\sqrt{26}$ and
+# leaves at $\sqrt 2$, as every token of two channels does before the gain has learned anything.
 
 
 # %%

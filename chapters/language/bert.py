@@ -11,8 +11,8 @@
 # A language model reads from left to right, because it must not see the word that it is asked for. {cite:t}`devlin2019`
 # hide a few words instead, and let an encoder look at everything around them. The encoder that learned to fill gaps is
 # then trained a little more for each task. This chapter builds that encoder, its gaps and its masks, and asks whether
-# reading from both sides pays. {cite:t}`iandola2020` cut the same encoder into groups, for speed on a phone; we do that
-# too, and measure.
+# reading from both sides pays. (After a minute of training it does not, which makes a good question for a longer run.)
+# {cite:t}`iandola2020` cut the same encoder into groups, for speed on a phone; we do that too, and measure.
 #
 # After this chapter you can
 # - compute the loss of a masked word by hand, and say what becomes of each hundred words of a text;
@@ -79,7 +79,8 @@ run = tf.parameters(profile=profile, seed=seed)
 #
 # Our text is a program: the source of Python's own standard library, without its comments and long strings. Ten of its
 # packages are held out, and nothing below learns from them. BERT's tokenizer, WordPiece, cuts words that it does not
-# know into pieces that it does; what goes on inside a word is written with `##`.
+# know into pieces that it does, from the left and each as long as possible; what goes on inside a word is written with
+# `##`.
 
 # %%
 PROSE = re.compile(r'("""|\'\'\')(?s:.*?)\1|#.*')
@@ -97,8 +98,9 @@ print(f"{len(stream):,} tokens to learn from, {len(test_stream):,} held out")
 print(tokenizer.encode("for number in range(self.limit):").tokens)
 
 # %% [markdown]
-# Hide one token and guess it. Without any network, by counting: for each left neighbor, take the token that followed it
-# most often. Then the same with the right neighbor, and with both.
+# The vocabulary is small to fit the model, so many words come in pieces, as the last line shows; what we call a token
+# is often a letter or two. Hide one token and guess it. Without any network, by counting: for each left neighbor, take
+# the token that followed it most often. Then the same with the right neighbor, and with both.
 
 
 # %%

@@ -147,7 +147,7 @@ show.lines(
 #
 # $$ p(x_1, \dots, x_N) = \prod_{n=1}^{N} p(x_n \mid x_1, \dots, x_{n-1}) , $$
 #
-# so a model of the next token is a model of everything. Its loss is the mean of $-\ln p$ over the tokens, in **nats**
+# so a model of the next token is a model of whole texts. Its loss is the mean of $-\ln p$ over the tokens, in **nats**
 # because the logarithm is natural; $e$ to the loss is its **perplexity**, the number of equally likely tokens among
 # which it would be as unsure.
 #
@@ -627,8 +627,9 @@ show.table(
 #
 # A warning from our pilots: with some seeds two layers get most answers right and have no induction head. There is
 # another way. In a string of different letters that starts over, the next letter is always the one that was seen
-# *longest ago*, so a model may leave out what came lately and guess among the rest. A task admits every solution, not
-# only the one that its author had in mind, and a good score does not tell which one was found. The table does.
+# *longest ago*, so a model may leave out what came lately and guess among the rest. (That may also be how one layer
+# gets as far as it does.) A task admits every solution, not only the one that its author had in mind, and a good score
+# does not tell which one was found. The table does.
 # %% [markdown]
 # ## The experiment: does size pay?
 #

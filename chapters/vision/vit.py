@@ -797,7 +797,8 @@ show.figure(
 #
 # where $\bar\alpha$ is the mean of the heads' weights and $I$ the identity. The class token's row of $\Phi$ says from
 # which patches it was made, as far as weights can say. By hand, with two tokens that attend only to each other in both
-# layers: half of a token stays, half is the other, and after two layers the halves are equal.
+# layers: after one layer a token is half itself and half the other, and a second layer changes nothing, for it mixes
+# two equal mixtures.
 
 
 # %%
