@@ -16,7 +16,7 @@
 # and on one CPU thread it does not.)
 #
 # After this chapter you can
-# - write the encoder-decoder yourself, and prove with weights, outputs and gradients that it is the right one;
+# - write the encoder-decoder yourself, and hold it against others' by weights, outputs and gradients;
 # - explain why positions are waves, where the norm may stand, why training starts slowly, and what a beam is for;
 # - train a Transformer on a new problem in a few lines, and find the bug in one that trains but can't translate.
 #
@@ -575,7 +575,8 @@ show.table(
 # %% [markdown]
 # ### Label smoothing: a loss that never reaches zero
 #
-# The paper does not ask for certainty. With smoothing $\varepsilon = 0.1$ the wanted distribution gives the right token
+# The paper does not ask for certainty. Its model is less sure of the right token for that, and translates better, the
+# authors report (sec. 5.4). With smoothing $\varepsilon = 0.1$ the wanted distribution gives the right token
 # $1 - \varepsilon$ and spreads $\varepsilon$ evenly over all ids, the right one included {cite:p}`szegedy2016`. With
 # five ids that is $0.92$ for the right one and $0.02$ for each of the others. The loss is a cross-entropy, so it is
 # least when the model says exactly that, and then it equals the entropy of the wanted distribution,

@@ -15,7 +15,7 @@
 # what broke when that was made large.
 #
 # After this chapter you can
-# - write attention in shifted windows, with the mask that most first versions get wrong, and test it by coordinates;
+# - write attention in shifted windows, with the mask that is easily got wrong, and test it by coordinates;
 # - say and measure how the cost of global, reduced and windowed attention grows with the image;
 # - explain what cosine scores, late norms and a bias by logarithmic distance are for.
 #
@@ -520,7 +520,8 @@ show.glue("swin-unshifted", f"{unshifted:.1f} %")
 # %% [markdown]
 # {glue:text}`swin-shifted` with the shift, {glue:text}`swin-unshifted` without it, where guessing gets half. No
 # training can help the model without a shift: the left token's output does not depend on the right mark at all. That
-# needs no statistics, a gradient says it.
+# needs no statistics, a gradient says it. So the verdict is about whether windows are connected. What the connection is
+# worth on photographs, where no task is cut along a border, is not tested here.
 
 
 # %%
@@ -798,7 +799,8 @@ show.lines(
 # Weights four times as large make the last map {glue:text}`swin-pre` times as large with the norm first, and
 # {glue:text}`swin-post` times with the norm last. A norm divides by the size of what it gets, so the factor cancels,
 # but for what it does inside the branch, where it sharpens the attention. The stream still grows, like the root of the
-# depth, as it adds vectors of equal size that point anywhere.
+# depth, as it adds vectors of equal size that point anywhere. All this is before training; the paper saw it in trained
+# models of growing size, which do not fit on this page.
 #
 # ### Scores that run away
 #

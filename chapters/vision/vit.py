@@ -1064,8 +1064,8 @@ print(f"6 upside down with 9: {F.cosine_similarity(six.rot90(2).flatten(), nine.
 # ```{exercise} Mixup of two labels
 # :label: vit-mixup
 # Mixup blends two images with weights $\lambda$ and $1 - \lambda$ and asks for the blended label. For a model whose
-# logits are linear in the pixels, compare the loss of a blend with the blend of the losses. Is one of them always the
-# smaller one?
+# logits are linear in the pixels, compare the loss of the blended image under the blended label with the blend of the
+# two images' own losses. Is one of them always the smaller one?
 # ```
 #
 # ```{solution-start} vit-mixup
