@@ -375,9 +375,9 @@ equal("the six words", scaled_dot_product(math.sqrt(2) * query[None], keys, valu
 #
 # A hard choice is not wrong in itself. It is wrong as a *beginning*, because it is hard to unlearn. The hand example
 # shows why: if one weight is 1, the context *is* that value, and the pull $\alpha_j (v_j - c)$ is zero for every word.
-# In general the softmax has the Jacobian $\operatorname{diag}(p) - p\,p^\top$, and its trace,
-# $\sum_j p_j (1 - p_j) = 1 - \sum_j p_j^2$, falls to zero as $p$ becomes one-hot. Take this trace for what the scores
-# can still learn from.
+# In general the softmax has the Jacobian (the matrix of its derivatives) $\operatorname{diag}(p) - p\,p^\top$, and its
+# trace, $\sum_j p_j (1 - p_j) = 1 - \sum_j p_j^2$, falls to zero as $p$ becomes one-hot. Take this trace for what the
+# scores can still learn from.
 
 # %%
 def left_to_learn(width: int, *, scaled: bool, keys: int = 32) -> float:
@@ -506,6 +506,7 @@ assert not torch.equal(torch.cat([three, seven]), torch.cat([seven, three]))  # 
 # width `D = C / H`, let each slice attend by itself, put the results side by side, and mix them by one more matrix
 # $W^O$. (The paper writes small matrices for each head. Stacked, they are the large ones; the check below cuts them
 # apart again.) All heads together cost as much as one wide head: four matrices of `C` by `C`, however many slices.
+# Where queries, keys and values are all made of the same tokens, as here, one speaks of **self-attention**.
 
 # %%
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -199,8 +199,8 @@ print(f"sum {8 * total:.3f}/8, answer {25 * out / total:.3f}/25")
 #
 # By induction the three numbers are right after every key, and after the last one $o / \ell$ is the row's answer.
 # Nothing is approximated. Two more things come for free. No exponent is ever positive, so nothing overflows. And
-# $\lambda = \mu + \ln \ell$, the logarithm of the softmax's sum, is one number a row from which any weight can be
-# computed again: $p_j = e^{e_j - \lambda}$. Keep it in mind for the backward.
+# $\lambda = \mu + \ln \ell$, the logarithm of the softmax's sum (the **log-sum-exp**), is one number a row from which
+# any weight can be computed again: $p_j = e^{e_j - \lambda}$. Keep it in mind for the backward.
 #
 # Single keys are not worth a step, so a tile of keys is read at once; the same algebra holds with the tile's largest
 # score for $e_n$ and sums over the tile. {cite:t}`milakov2018` published the recurrence for the softmax.

@@ -379,8 +379,9 @@ print(
 # ### Attention, three times
 #
 # Multi-head attention is that of the last chapter, in one class. Where queries come from and where keys and values come
-# from are two arguments, because the Transformer uses it in three places. The encoder's tokens look at each other; the
-# decoder's tokens look at those before them; and the decoder looks at the encoder's output, the **memory**.
+# from are two arguments, because the Transformer uses it in three places. The encoder's tokens look at each other, and
+# the decoder's tokens look at those before them: that is self-attention. And the decoder looks at the encoder's output,
+# the **memory**: that is **cross-attention**.
 
 
 # %%

@@ -1058,7 +1058,7 @@ show.table(
 # | text | Python's standard library | books and Wikipedia | a small, regular language |
 # | size and training | 2 layers, a minute | 12 and 24 layers, days on TPUs | see the verdicts |
 # | objectives | gaps alone | gaps, and whether two segments belong together | as in the paper's own comparison |
-# | tasks | where is the fault? | GLUE, SQuAD | token tasks, where direction should matter most |
+# | tasks | where is the fault? | English: GLUE, SQuAD | ours need the right side less than meant |
 # | random tokens | never special ones | any id | padding as input would be invisible |
 # | beginning | positions start as waves, a spread for the width | 0.02 everywhere | a narrow model starts sooner |
 # | lengths | one length | one in ten sequences short | not measured |
