@@ -1300,10 +1300,10 @@ show.table(
 
 # %% [markdown]
 # Here the RNN writes {glue:text}`transformer-short-rnn` of the dates correctly when the Transformer is at
-# {glue:text}`transformer-short-own`. So the RNN does not owe its place to the long chain, nor lose it by it. What else
-# could decide? Two guesses, neither of them tested. A recurrent network moves along its source step by step, which is a
-# good guess for such tasks, where a Transformer has to learn even that from its waves. And this rival has attention, so
-# it need not carry the sentence through its chain.
+# {glue:text}`transformer-short-own`. So at these lengths the chain is not what decides. What is? Two guesses, neither
+# of them tested. A recurrent network moves along its source step by step, which is a good guess for such tasks, where a
+# Transformer has to learn even that from its waves. And this rival has attention, so it need not carry the sentence
+# through its chain.
 #
 # At this size, what is left of the paper's argument is hardware. In training, all 66 places of a Transformer can be
 # computed at once, where a chain waits. (In writing both go token by token.) One thread does one thing after the other

@@ -11,7 +11,7 @@
 # A language model reads from left to right, because it must not see the word that it is asked for. {cite:t}`devlin2019`
 # hide a few words instead, and let an encoder look at everything around them. The encoder that learned to fill gaps is
 # then trained a little more for each task. This chapter builds that encoder, its gaps and its masks, and asks whether
-# reading from both sides pays. (After a minute of training it does not, which makes a good question for a longer run.)
+# reading from both sides pays. (After a minute of training it does not; the larger profiles train for longer.)
 # {cite:t}`iandola2020` cut the same encoder into groups, for speed on a phone; we do that too, and measure.
 #
 # After this chapter you can
@@ -1058,7 +1058,7 @@ show.table(
 # | text | Python's standard library | books and Wikipedia | a small, regular language |
 # | size and training | 2 layers, a minute | 12 and 24 layers, days on TPUs | see the verdicts |
 # | objectives | gaps alone | gaps, and whether two segments belong together | as in the paper's own comparison |
-# | tasks | where is the fault? | English: GLUE, SQuAD | ours need the right side less than meant |
+# | tasks | where is the fault? | English: GLUE, SQuAD | ours need the right side less than intended |
 # | random tokens | never special ones | any id | padding as input would be invisible |
 # | beginning | positions start as waves, a spread for the width | 0.02 everywhere | a narrow model starts sooner |
 # | lengths | one length | one in ten sequences short | not measured |
