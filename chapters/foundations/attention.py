@@ -1057,7 +1057,7 @@ show.lines(
     x_label="training step",
     y_label="loss, mean of 20 steps",
     alt="Loss over training steps for the wide heads. Scaled, it falls to nearly zero. Raw, it stays much higher.",
-    caption=f"Heads of width {wide}, {len(seeds)} seeds. Raw heads pay for their first, random choice to the end.",
+    caption=f"Heads of width {wide}, {len(seeds)} seeds. Raw heads start from a random, hard choice.",
 )
 
 # %% [markdown]

@@ -669,7 +669,7 @@ if run.device.type == "cuda":
 recorded = {}
 for file in sorted((home / "benchmarks" / "results").glob("*.json")) if home else []:
     result = json.loads(file.read_text())
-    if result.get("provenance", {}).get("arch"):
+    if result.get("provenance", {}).get("arch") and result.get("dispatch"):
         recorded[result["provenance"]["device"]] = result
 print("GPUs recorded:", ", ".join(recorded) or "none yet")
 
