@@ -1092,7 +1092,7 @@ print(f"what padding changes: {seen:.1f} as it is, {masked:.0f} with the real si
 # | mask | minus infinity | minus 100 is added | equal unless scores differ by more than about 80 |
 # | padding | never seen | seen, as zeros before the projection | equal for published sizes |
 # | tasks | marks, digits; CIFAR-10 in larger profiles | ImageNet, COCO, ADE20K | says nothing about their scores |
-# | absolute positions | start at 0.02, as Swin's official code has them | the same | in 300 steps they may not have time to grow |
+# | absolute positions | start at 0.02 | start at 0.02 | in 300 steps they may have no time to grow |
 # | training | 300 steps, no augmentation | 300 epochs, strong augmentation | not measured |
 # | reductions that do not divide a map | refused | the last rows are dropped | equal for published sizes |
 # | V2's largest models, H and G | not here | up to 3 thousand million parameters | their weights were not published |
