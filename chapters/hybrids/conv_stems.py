@@ -147,7 +147,7 @@ def seen(embed: Callable[[Tensor], Tensor], image: Tensor, row: int, column: int
 
 fields = []
 for layers in (1, 2, 3, 4):
-    stem = nn.Sequential(*ConvStem((8,) * 4, (2,) * 4, 16)[:layers])
+    stem = nn.Sequential(*list(ConvStem((8,) * 4, (2,) * 4, 16))[:layers]).eval()
     side = 64 // 2**layers
     pixels = seen(stem, torch.randn(2, 3, 64, 64), side // 2, side // 2) > 0
     fields.append(pixels.any(0).sum().item())
@@ -371,7 +371,7 @@ show.table(
 
 # %%
 torch.manual_seed(seed)
-image = torch.randn(1, 3, 32, 32)
+image = torch.randn(2, 3, 32, 32)
 stems: dict[str, Callable[[Tensor], Tensor]] = {
     "ViT: a patch": nn.Conv2d(3, 32, 4, stride=4),
     "ViT_C: two convolutions": nn.Sequential(*conv_stem((16, 32), 32)).eval(),
@@ -820,8 +820,8 @@ show.lines(
 # ### A sine that learns
 #
 # The official code has builders that end in `_sine`. They take the argument `positional_embedding` and do not hand it
-# on, so the model has a learned table, which starts as noise. (Where weights are downloaded, the
-# table in the file is overwritten by the model's own, which is noise.) The bug in miniature, and what shows it: count the weights.
+# on, so the model has a learned table, which starts as noise. (Where weights are downloaded, the table in the file is
+# overwritten by the model's own, which is noise.) The bug in miniature, and what shows it: count the weights.
 
 
 # %%
@@ -906,7 +906,7 @@ assert (field, step) == (51, 16)
 pool, x = SeqPool(8), torch.randn(2, 5, 8)
 nn.init.zeros_(pool.score.weight)
 assert torch.allclose(pool(x), x.mean(1), atol=1e-6)
-nn.init.ones_(pool.score.weight).mul_(1000)
+nn.init.constant_(pool.score.weight, 1000)
 assert torch.allclose(pool(x), x[torch.arange(2), x.sum(-1).argmax(-1)], atol=1e-4)
 
 # %% [markdown]
@@ -1007,12 +1007,12 @@ def broken_leff(x: Tensor, layer: LeFF) -> Tensor:
 
 
 def neighbors_are_neighbors(apply: Callable[[Tensor], Tensor]) -> bool:
-    """A patch in the middle of a 4 x 4 grid hears its eight neighbors and itself, and no class token."""
+    """A patch at the left edge of a 4 x 4 grid hears itself and five neighbors, and no class token."""
     x = torch.randn(2, 17, 8, requires_grad=True)
-    apply(x)[0, 1 + 5].square().sum().backward()
+    apply(x)[0, 1 + 4].square().sum().backward()  # row 1, column 0
     heard = x.grad[0].abs().sum(-1) > 0
     square = torch.zeros(4, 4, dtype=torch.bool)
-    square[:3, :3] = True
+    square[:3, :2] = True
     return torch.equal(heard, torch.cat([torch.tensor([False]), square.flatten()]))
 
 
@@ -1021,8 +1021,8 @@ assert neighbors_are_neighbors(layer)
 assert not neighbors_are_neighbors(partial(broken_leff, layer=layer))
 
 # %% [markdown]
-# Shapes are right, the loss falls, and every neighborhood is shifted by one place, so that the left edge of the grid
-# touches the right one.
+# Shapes are right and the loss falls. A test of a patch in the middle finds nothing: question and answer are shifted
+# alike. The edge shows it: its patches touch those at the other edge, and the first ones touch the class token.
 # ```{solution-end}
 # ```
 #
