@@ -11,7 +11,7 @@
 # ViT reads an image through one layer: a convolution whose kernel is as wide as its stride. Three papers of 2021 put
 # small convolutions there again. {cite:t}`xiao2021` replace that one layer and nothing else. {cite:t}`hassani2021`
 # (CCT) do it to learn from small sets, and drop the class token. {cite:t}`yuan2021ceit` (CeiT) also put convolutions
-# inside the blocks. It is the first of three chapters about ways to put convolution back.
+# inside the blocks. They are three of many ways to put convolution back.
 #
 # After this chapter you can
 # - say what a patch embedding does not see, and compute which pixels a stem of small convolutions sees;
@@ -364,9 +364,9 @@ show.table(
         {"place": "positions", "ViT": "learned", "ViT_C": "learned", "CCT": "optional", "CeiT": "learned"},
         {"place": "what answers", "ViT": "class token", "ViT_C": "class token", "CCT": "weighted mean of tokens",
          "CeiT": "class tokens of all layers"},
-        {"place": "paid with", "ViT": "-", "ViT_C": "one block", "CCT": "a few channels", "CeiT": "more multiply-adds"},
+        {"place": "paid with", "ViT": "-", "ViT_C": "one block", "CCT": "little", "CeiT": "more multiply-adds"},
     ],
-    caption="What each model changes in ViT. A later chapter adds more columns.",
+    caption="What each model changes in ViT.",
 )  # fmt: skip
 
 # %%
@@ -509,9 +509,9 @@ show.expect(lost["convolutions"] < lost["patches"], "a wrong choice costs the mo
 # with patches and {glue:text}`stems-lost-convolutions` with convolutions. At its best rate AdamW is ahead of SGD by
 # {glue:text}`stems-behind-patches` and {glue:text}`stems-behind-convolutions` points (a minus says that SGD is ahead).
 #
-# In so few steps two things are mixed, how sensitive a model is and how fast it learns: a low rate costs everybody
-# something, as training ends before it is done. The paper trains for up to 400 epochs and finds both
-# {cite:p}`xiao2021`.
+# In so few steps things are mixed. A low rate costs everybody something, as training ends before it is done. And a
+# model that is bad everywhere has little to lose: patches can look stable for the wrong reason. So read both numbers,
+# the best cell and the loss. The paper trains for far longer {cite:p}`xiao2021`.
 #
 # ### Three steps to CCT
 #
@@ -565,7 +565,8 @@ for key, name in (("lite", "ViT-Lite"), ("cvt", "CVT"), ("cct", "CCT"), ("bare",
 
 # %% [markdown]
 # ViT-Lite is right for {glue:text}`stems-lite`, CVT for {glue:text}`stems-cvt`, CCT for {glue:text}`stems-cct`, and CCT
-# without positions for {glue:text}`stems-bare`. The cards judge each step over three seeds. That positions can be left
+# without positions for {glue:text}`stems-bare`. The cards judge each step over three seeds, and their intervals say how
+# far one run can be trusted. That positions can be left
 # out has a reason: tokens of overlapping convolutions know their neighbors, and zeros around the image tell a
 # convolution where the border is.
 #
@@ -778,9 +779,9 @@ assert torch.allclose(after[:, 0], before[:, 0] + block.mlp.norm(before[:, 0]), 
 # ### A norm that replaces the stream
 #
 # A pre-norm block adds to its input and leaves it alone otherwise; the sum runs from the first block to the last. The
-# blocks of CCT normalize the sum after attention and go on from there. If one copies the model from the paper, which
-# does not mention it, published weights load without complaint and the answers are wrong. What does it change? Follow
-# the size of a token through the blocks of untrained models, and multiply the input by ten.
+# blocks of CCT normalize the sum after attention and go on from there. Write the usual block instead, with a norm in
+# front of the MLP, and published weights load without complaint: the shapes are the same, and the answers are wrong.
+# What does it change? Follow the size of a token through the blocks of untrained models, and multiply the input by ten.
 
 # %%
 torch.manual_seed(seed)
@@ -845,8 +846,8 @@ assert extra == got.positions.numel() == 64 * 32 and torch.equal(meant.positions
 # | data | a thousand digits; larger: CIFAR-10 | ImageNet; CIFAR, Flowers for CCT | other amounts |
 # | steps | hundreds | tens of thousands and more | speed and stability are mixed |
 # | clipping | gradients cut at norm 1, for SGD too | not looked up | may help SGD with patches |
-# | ranges | three rates each, one weight decay | random draws of rate and decay | ours is coarser |
-# | stems | two convolutions | four to six, and one of 1 × 1 | patches here are 4 pixels wide |
+# | ranges | three rates each, one weight decay | wider and finer (second-hand) | ours is coarser |
+# | stems | two convolutions | four to six (second-hand) | patches here are 4 pixels wide |
 # | CCT | no stochastic depth, no augmentation | both | against large models, not looked at |
 # | CeiT's partner | a ViT with Xavier's variance at first | DeiT | helps the ViT |
 # | positions | start at 0.5, in CCT at 0.2 | 0.02; CCT 0.2 | all learn faster |

@@ -14,7 +14,7 @@ from .vit_lite import THIN, Compact, Positions, table
 
 
 class ConvTokens(nn.Sequential):
-    """Images (B, 3, H, W) to maps (B, H', W', C): convolution, ReLU and max-pooling, once or more (sec. 3.3).
+    """Images (B, 3, H, W) to maps (B, H', W', C): convolution, ReLU and max-pooling, once or more.
 
     Args:
         dim: channels of the last convolution; those before it have 64.  kernel, stride: of all convolutions.

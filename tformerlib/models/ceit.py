@@ -16,7 +16,7 @@ from ..registry import register
 
 
 class ImageToTokens(nn.Sequential):
-    """Images (B, 3, height, width) to maps (B, H, W, C): convolution, BatchNorm, max-pooling, patches (sec. 3.2).
+    """Images (B, 3, height, width) to maps (B, H, W, C): convolution, BatchNorm, max-pooling, patches.
 
     The first two halve the sides, so a patch of `patch` pixels is one of patch / 4 on their map. There is no
     activation, and the convolution has the 64 channels of the official code.
@@ -30,7 +30,7 @@ class ImageToTokens(nn.Sequential):
 
 
 class LeFF(nn.Module):
-    """The locally enhanced feed-forward network: an MLP with a depthwise convolution in its middle (sec. 3.3).
+    """The locally enhanced feed-forward network: an MLP with a depthwise convolution in its middle.
 
     Patches (B, N - 1, C) are laid out on their grid. The class token has no place there and passes unchanged; since the
     residual branch adds the result, what is added to it is its own LayerNorm. There is no activation after the last
@@ -52,7 +52,7 @@ class LeFF(nn.Module):
 
 
 class LayerwiseClassAttention(nn.Module):
-    """The class token's states after all layers (B, depth, C) to one (B, C): the last asks all of them (sec. 3.4)."""
+    """The class token's states after all layers (B, depth, C) to one (B, C): the last asks all of them."""
 
     def __init__(self, dim: int, depth: int, heads: int, hidden: int) -> None:
         super().__init__()

@@ -93,47 +93,47 @@ WIDE: dict[str, Any] = {"convs": (64, 128, 128, 256, 256, 512), "strides": (2, 2
 
 @register
 def vit_p_1gf(**overrides: Any) -> EarlyConvViT:
-    """4.8 M parameters, 1.1 G multiply-adds: ViT-Ti with three heads and narrower MLPs (Xiao et al. 2021, sec. 4)."""
+    """4.8 M parameters, 1.1 G multiply-adds: ViT-Ti with three heads and narrower MLPs (Xiao et al. 2021)."""
     return EarlyConvViT(**overrides)
 
 
 @register
 def vit_p_4gf(**overrides: Any) -> EarlyConvViT:
-    """18.5 M parameters, 3.9 G multiply-adds: ViT-S with narrower MLPs (Xiao et al. 2021, sec. 4)."""
+    """18.5 M parameters, 3.9 G multiply-adds: ViT-S with narrower MLPs (Xiao et al. 2021)."""
     return EarlyConvViT(**GF4 | overrides)
 
 
 @register
 def vit_p_18gf(**overrides: Any) -> EarlyConvViT:
-    """86.6 M parameters, 17.6 G multiply-adds: ViT-B (Xiao et al. 2021, sec. 4)."""
+    """86.6 M parameters, 17.6 G multiply-adds: ViT-B (Xiao et al. 2021)."""
     return EarlyConvViT(**GF18 | overrides)
 
 
 @register
 def vit_p_36gf(**overrides: Any) -> EarlyConvViT:
-    """178.4 M parameters, 36.0 G multiply-adds: ViT-L with fewer blocks (Xiao et al. 2021, sec. 4)."""
+    """178.4 M parameters, 36.0 G multiply-adds: ViT-L with fewer blocks (Xiao et al. 2021)."""
     return EarlyConvViT(**GF36 | {"depth": 14} | overrides)
 
 
 @register
 def vit_c_1gf(**overrides: Any) -> EarlyConvViT:
-    """4.6 M parameters, 1.1 G multiply-adds (Xiao et al. 2021, sec. 4)."""
+    """4.6 M parameters, 1.1 G multiply-adds (Xiao et al. 2021)."""
     return EarlyConvViT(**GF1 | {"convs": (24, 48, 96, 192), "depth": 11} | overrides)
 
 
 @register
 def vit_c_4gf(**overrides: Any) -> EarlyConvViT:
-    """17.8 M parameters, 4.0 G multiply-adds (Xiao et al. 2021, sec. 4)."""
+    """17.8 M parameters, 4.0 G multiply-adds (Xiao et al. 2021)."""
     return EarlyConvViT(**GF4 | {"convs": (48, 96, 192, 384), "depth": 11} | overrides)
 
 
 @register
 def vit_c_18gf(**overrides: Any) -> EarlyConvViT:
-    """81.6 M parameters, 17.7 G multiply-adds (Xiao et al. 2021, sec. 4)."""
+    """81.6 M parameters, 17.7 G multiply-adds (Xiao et al. 2021)."""
     return EarlyConvViT(**GF18 | WIDE | {"depth": 11} | overrides)
 
 
 @register
 def vit_c_36gf(**overrides: Any) -> EarlyConvViT:
-    """167.8 M parameters, 35.0 G multiply-adds (Xiao et al. 2021, sec. 4)."""
+    """167.8 M parameters, 35.0 G multiply-adds (Xiao et al. 2021)."""
     return EarlyConvViT(**GF36 | WIDE | {"depth": 13} | overrides)

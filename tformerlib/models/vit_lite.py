@@ -27,8 +27,8 @@ def table(length: int, dim: int) -> nn.Parameter:
 class CompactBlock(nn.Module):
     """A pre-norm block with one norm more, after attention: what goes on is LN(x + attention), not the sum itself.
 
-    So the residual stream is normalized once in each block. The paper does not mention it; the official code and its
-    weights have it, and so do we.
+    So the residual stream is normalized once in each block. That is how the official code has it, with which published
+    weights were made.
     """
 
     def __init__(self, dim: int, heads: int, mlp: float, *, dropout: float, attention: float, drop_path: float) -> None:
@@ -44,7 +44,7 @@ class CompactBlock(nn.Module):
 
 
 class SeqPool(nn.Module):
-    """(B, N, C) to (B, C): a mean of all tokens, weighted by a softmax of one learned score each (sec. 3.2)."""
+    """(B, N, C) to (B, C): a mean of all tokens, weighted by a softmax of one learned score each."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
