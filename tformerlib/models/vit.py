@@ -36,7 +36,7 @@ class ViT(nn.Module):
     def __init__(
         self, *, image: int | tuple[int, int] = 224, patch: int = 16, classes: int = 1000, dim: int = 768,
         depth: int = 12, heads: int = 12, mlp: float = 4.0, dropout: float = 0.0, drop_path: float = 0.0,
-        prefix: int = 1, stem: Callable[[], "Stem"] | None = None,
+        prefix: int = 1, stem: Callable[[], Any] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         norm = partial(nn.LayerNorm, eps=1e-6)

@@ -32,7 +32,7 @@ def load_published(model: Model, state: Mapping[str, Tensor], source: str = "tra
     Args:
         model: one of ours, of the same size as the published one.
         state: the state dict as published (safetensors, or torch.load(..., weights_only=True)).
-        source: whose layout it has: "transformers", "timm", "torch" or "official".
+        source: whose layout it has: "transformers", "timm", "torchvision", "torch" or "official".
 
     Raises:
         ValueError: no rules for this model and source; the message lists the sources there are.
@@ -71,8 +71,11 @@ def convert(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
         if replacement is None:
             continue
         new = match.expand(replacement)
-        parts = {new.replace("{q,k,v}", n): t for n, t in zip("qkv", tensor.chunk(3), strict=True)} \
-            if "{q,k,v}" in new else {new: tensor}
+        parts = (
+            {new.replace("{q,k,v}", n): t for n, t in zip("qkv", tensor.chunk(3), strict=True)}
+            if "{q,k,v}" in new
+            else {new: tensor}
+        )
         if twice := parts.keys() & out.keys():
             raise ValueError(f"{key!r} would overwrite {sorted(twice)}")
         out |= parts

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def fit(
     betas: tuple[float, float] = (0.9, 0.98),
     eps: float = 1e-9,
     weight_decay: float = 0.0,
+    optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] | None = None,
     clip: float | None = 1.0,
     ema: float | None = None,
     seed: int = 0,
@@ -48,7 +50,7 @@ def fit(
     progress: bool = True,
     label: str = "",
 ) -> History:
-    """Trains a model with Adam for a number of steps and leaves it in eval mode.
+    """Trains a model, with AdamW if nothing else is said, for a number of steps and leaves it in eval mode.
 
     The result depends on the model, the examples and the arguments alone: `fit` draws from generators of its own,
     seeded by `seed`, and leaves the caller's as they were. Under `torchrun` (on GPUs also `accelerate launch`) every
@@ -60,7 +62,9 @@ def fit(
         steps, batch_size: number of updates, and examples in each over all processes. Batches are cut from one
             endless stream of shuffled passes.
         lr, schedule: the rate at step s (counted from 1) is lr * schedule(s).
-        weight_decay: of AdamW; on matrices, not on biases and norms.  clip: largest norm of the gradient, or None.
+        weight_decay: on matrices, not on biases and norms.  clip: largest norm of the gradient, or None.
+        optimizer: makes one of groups of parameters that have their "weight_decay" (and no rate: it is set at each
+            step), in the place of AdamW: `partial(torch.optim.SGD, momentum=0.9)`.
         ema: decay of a moving average of the weights, found in History.ema.
         collate: makes a batch of the chosen examples: of the indexed tensors, or of a list of examples.
         checkpoint: file to continue from if it is there; written every checkpoint_every steps (default: ten times).
@@ -99,12 +103,13 @@ def fit(
         "schedule": [schedule(step) for step in (1, math.ceil(steps / 2), steps)], "weight_decay": weight_decay,
         "ema": ema, "seed": seed, "device": device.type, "bf16": bf16, "processes": processes,
         "keep_last": [keep_last, checkpoint_every] if keep_last else 0,
-    })  # fmt: skip
+    } | ({"optimizer": repr(optimizer)} if optimizer else {}))  # fmt: skip
 
     model.to(device).train()
     parallel = accelerator.prepare_model(model, device_placement=False)  # averages gradients over processes
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = _adamw(parameters, weight_decay, lr=lr, betas=betas, eps=eps, fused=device.type in ("cpu", "cuda"))
+    make = optimizer or partial(torch.optim.AdamW, lr=lr, betas=betas, eps=eps, fused=device.type in ("cpu", "cuda"))
+    stepper = make(_groups(parameters, weight_decay))
     average = MovingAverage(model, ema) if ema is not None else None
     history = History()
 
@@ -114,7 +119,7 @@ def fit(
             content = checkpoints.load(checkpoint)
             checkpoints.check(checkpoint, content, settings, model)
             model.load_state_dict(content["model"])
-            optimizer.load_state_dict(content["optimizer"])
+            stepper.load_state_dict(content["optimizer"])
             if average:
                 average.load_state_dict(content["ema"])
             randomness.set_state(content["random"][rank], device)
@@ -127,7 +132,7 @@ def fit(
             evaluating = evaluate is not None and _due(step, evaluate_every or steps, steps)
             saving = bool(checkpoint or keep_last) and _due(step, checkpoint_every, steps)
             with clock:
-                for group in optimizer.param_groups:
+                for group in stepper.param_groups:
                     group["lr"] = float(lr * schedule(step))
                 share = chosen(count, batch_size, step, seed)[rank::processes]
                 batch = send_to_device(collate(pick(examples, share)), device)
@@ -141,8 +146,8 @@ def fit(
                 value.backward()
                 if clip is not None:
                     nn.utils.clip_grad_norm_(parameters, clip)
-                optimizer.step()
-                optimizer.zero_grad()
+                stepper.step()
+                stepper.zero_grad()
                 if average:
                     average.update()
                 if device.type != "cpu" and (evaluating or saving):
@@ -163,7 +168,7 @@ def fit(
                 states = gather_object([randomness.get_state(device)])
                 if rank == 0:
                     content = {"settings": settings, "history": vars(history), "random": states}
-                    content |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+                    content |= {"model": model.state_dict(), "optimizer": stepper.state_dict()}
                     checkpoints.save(checkpoint, content | {"ema": average and average.state_dict()})
                 accelerator.wait_for_everyone()
     history.ema = average.state_dict() if average else None
@@ -171,12 +176,12 @@ def fit(
     return history
 
 
-def _adamw(parameters: list[nn.Parameter], weight_decay: float, **settings: Any) -> torch.optim.AdamW:
-    """AdamW whose weight decay spares biases and norms. Fewer groups are faster, so there is one where it can be."""
+def _groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters with weight decay, and biases and norms without. Fewer groups are faster, so one where it can be."""
     decayed = [p for p in parameters if p.ndim >= 2 or not weight_decay]
     spared = [p for p in parameters if p.ndim < 2 and weight_decay]
     groups = ({"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0})
-    return torch.optim.AdamW([group for group in groups if group["params"]], **settings)
+    return [group for group in groups if group["params"]]
 
 
 def _due(step: int, every: int, steps: int) -> bool:
