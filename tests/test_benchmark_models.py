@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import bert, gpt, models, transformer, vit
+from benchmarks import bert, gpt, hybrids, models, transformer, vit
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,8 @@ from benchmarks import bert, gpt, models, transformer, vit
         lambda: bert.encoding("SqueezeBert", "chapter", batch=2, length=8),
         lambda: vit.training_step("vit_tiny_patch16", "vit_tiny_patch16_224", 1),
         lambda: vit.training_step("deit_tiny_distilled", "deit_tiny_distilled_patch16_224", 1),
+        lambda: hybrids.training_step("ConViT", hybrids.convit_small_images, 32, 2),
+        lambda: hybrids.training_step("CoAtNet", hybrids.coatnet_small_images, 32, 2),
     ],
 )
 def test_both_sides_do_the_same_and_can_be_run_again(pair):

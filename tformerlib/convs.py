@@ -6,6 +6,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .layers import DropPath
+
 Norm = Callable[[int], nn.Module]
 Conv = Callable[..., nn.Conv2d]
 
@@ -46,6 +48,75 @@ def bottleneck(channels: int, out: int, stride: int = 1, **conv: Any) -> Residua
     """
     narrow = ConvNorm(channels, out // 4, 1, **conv), ConvNorm(out // 4, out // 4, stride=stride, **conv)
     return Residual(channels, out, stride, nn.Sequential(*narrow, ConvNorm(out // 4, out, 1, act=None, **conv)), **conv)
+
+
+class SqueezeExcite(nn.Module):
+    """Each channel times a number in (0, 1), found by a small network from the means of all channels (Hu et al. 2018).
+
+    Args:
+        hidden: width of the network.
+    """
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.gate = nn.Sequential(
+            nn.Conv2d(channels, hidden, 1), nn.SiLU(), nn.Conv2d(hidden, channels, 1), nn.Sigmoid()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(x.mean((-2, -1), keepdim=True))
+
+
+class MBConv(nn.Module):
+    """Wide in the middle, and cheap there as each channel has a kernel of its own (Sandler et al. 2018).
+
+    Norm, 1 x 1 up to expansion * out channels, 3 x 3 depthwise with the stride, squeeze-excite, 1 x 1 down, and what
+    came in is added, pooled where there is a stride. So CoAtNet has it; EfficientNet has no norm in front but one at
+    the end, and adds nothing where the shape changes.
+    """
+
+    def __init__(
+        self, channels: int, out: int, stride: int = 1, *, expansion: int = 4, squeeze: float = 0.25,
+        drop_path: float = 0.0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        wide = expansion * out
+        self.branch = nn.Sequential(
+            nn.BatchNorm2d(channels),
+            ConvNorm(channels, wide, 1, act=None), nn.GELU(),
+            ConvNorm(wide, wide, stride=stride, groups=wide, act=None), nn.GELU(),
+            SqueezeExcite(wide, int(squeeze * out)),
+            nn.Conv2d(wide, out, 1),
+        )  # fmt: skip
+        self.shortcut, self.drop_path = pooled(channels, out, stride), DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut(x) + self.drop_path(self.branch(x))
+
+
+def pooled(channels: int, out: int, stride: int) -> nn.Sequential:
+    """A shortcut without weights where it can be: means of stride x stride pixels, 1 x 1 if the channels change."""
+    pool = [nn.AvgPool2d(stride)] if stride > 1 else []
+    return nn.Sequential(*pool, *([nn.Conv2d(channels, out, 1)] if channels != out else []))
+
+
+def depthwise(channels: int, kernel: int = 3) -> nn.Conv2d:
+    """A kernel x kernel convolution of each channel alone; the sides stay."""
+    return nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
+
+
+class AddDepthwise(nn.Module):
+    """x + a depthwise convolution of x, on a token map (B, H, W, C): tokens learn what surrounds them.
+
+    And where they stand, from the zeros beyond the border (Islam et al. 2020). CMT and UniFormer begin blocks with it.
+    """
+
+    def __init__(self, channels: int, kernel: int = 3) -> None:
+        super().__init__()
+        self.conv = depthwise(channels, kernel)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x.movedim(-1, 1)).movedim(1, -1)
 
 
 def pad_same(x: Tensor, kernel: int, stride: int, value: float = 0.0) -> Tensor:
