@@ -42,21 +42,49 @@ def of(name: str, **overrides: Any) -> Callable[[], nn.Module]:
     return partial(tf.create_model, name, classes=10, **overrides)
 
 
-# name -> the chapter that explains it, and a function that makes it for images of 32 x 32 with about 250,000 parameters
-PYRAMID: dict[str, Any] = {"image": SIDE, "patch": 2, "dim": 32, "depths": (2, 4), "heads": (2, 4), "window": 4}
+# name -> the chapter that explains it, or will, and a function that makes it: for images of 32 x 32, with about 250,000
+# parameters
+FLAT: dict[str, Any] = {"image": SIDE, "patch": 4, "dim": 64, "depth": 5, "heads": 4}
+WINDOWS: dict[str, Any] = {"image": SIDE, "patch": 2, "dim": 32, "heads": (2, 4), "window": 4, "drop_path": 0.0}
 MODELS: Mapping[str, tuple[str, Callable[[], nn.Module]]] = {
     "ResNet": (
         "vit",
         of("resnet18", block=basic_block, depths=(1, 1, 1), dims=(32, 64, 108), stem=32, small=True),
     ),
-    "ViT": ("vit", of("vit_tiny_patch16", image=SIDE, patch=4, dim=64, depth=5, heads=4)),
+    "ViT": ("vit", of("vit_tiny_patch16", **FLAT)),
     "PVT": (
         "swin",
         of("pvt_tiny", image=SIDE, patch=2, dims=(28, 56, 84), depths=(1, 2, 1), heads=(1, 2, 3), expansions=(4, 4, 4),
            reductions=(4, 2, 1), drop_path=0.0),
     ),
-    "Swin": ("swin", of("swin_tiny", drop_path=0.0, **PYRAMID)),
-    "Swin V2": ("swin", of("swinv2_tiny_window8", drop_path=0.0, **PYRAMID)),
+    "Swin": ("swin", of("swin_tiny", depths=(3, 4), **WINDOWS)),
+    "Swin V2": ("swin", of("swinv2_tiny_window8", depths=(2, 4), **WINDOWS)),
+    "ViT with a convolutional stem": ("conv_stems", of("vit_c_1gf", convs=(16, 32), strides=(2, 2), mlp=4.0, **FLAT)),
+    "CCT": (
+        "conv_stems",
+        of("cct_7_3x1_32", layers=2, dim=64, depth=6, heads=4, attention_dropout=0.0, drop_path=0.0),
+    ),
+    "CeiT": ("conv_stems", of("ceit_tiny", **FLAT | {"dim": 60, "depth": 4})),
+    "CvT": (
+        "conv_attention",
+        of("cvt_13", dims=(32, 64), depths=(2, 4), heads=(1, 2), patches=(3, 3), strides=(2, 2), paddings=(1, 1),
+           drop_path=0.0),
+    ),
+    "ConViT": ("conv_attention", of("convit_tiny", free=1, drop_path=0.0, **FLAT)),
+    "CMT": (
+        "conv_attention",
+        of("cmt_ti", image=SIDE, stem=16, dims=(32, 64), depths=(2, 4), heads=(1, 2), reductions=(2, 1), wide=128,
+           expansion=3.6, dropout=0.0, drop_path=0.0),
+    ),
+    "CoAtNet": (
+        "conv_attention",
+        of("coatnet_0_224", image=SIDE, stem=16, dims=(32, 64), depths=(1, 5), layout="CT", head_dim=16,
+           pre_logits=False, drop_path=0.0),
+    ),
+    "UniFormer": (
+        "conv_attention",
+        of("uniformer_small", patch=2, dims=(24, 48, 80), depths=(1, 2, 2), layout="LGG", head_dim=16, drop_path=0.0),
+    ),
 }  # fmt: skip
 
 

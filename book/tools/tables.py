@@ -310,11 +310,13 @@ def league(book: Book) -> str:
 def _league_row(book: Book, columns: list[str], rows: list[dict[str, Any]]) -> str:
     """A model's row; `rows` are its seeds."""
     one, scores = rows[0], [row["accuracy"] for row in rows]
-    page = f"{book.chapters[one['chapter']].relative_to(book.root).with_suffix('').as_posix()}.html"
+    name, chapter = esc(one["model"]), book.chapters.get(one["chapter"])
+    if chapter:
+        name = f'<a href="{chapter.relative_to(book.root).with_suffix("").as_posix()}.html">{name}</a>'
     mean = sum(scores) / len(scores)
     seeds = "one seed" if len(scores) == 1 else f"{len(scores)} seeds, {min(scores):.1f} to {max(scores):.1f}"
     content: list[tuple[str, object]] = [
-        (f'<a href="{page}">{esc(one["model"])}</a>', one["model"]),
+        (name, one["model"]),
         (f"{mean:.1f} % <small>({seeds})</small>", mean),
         (f"{one['parameters'] / 1e3:.0f} k", one["parameters"]),
         (f"{one['macs'] / 1e6:.1f} M", one["macs"]),
