@@ -972,17 +972,19 @@ show.table(shares, caption="The divergence of the formula over that of the code.
 # | data | 1000 digits; larger: 5000 images of CIFAR-10 | ImageNet | other amounts |
 # | students | two or three layers, 56 or 64 wide | twelve layers, 192 to 768 wide | not measured |
 # | length | 500 to 1000 steps | 300 epochs | students are far from done; against us |
-# | recipe | moved, larger: mirrored too | all that the slider shows | `full` has it; not run |
+# | recipe | moved, larger: mirrored too | all that the slider shows | only `full` has it |
 # | teacher | a ResNet of 78,000 parameters | RegNetY-16GF, 84 million | a weaker teacher |
 # | Transformer that teaches | the plain student | DeiT-B | as in the paper, of the student's kind |
 # | positions | start at 0.5 | start at 0.02 | students learn sooner |
-# | weights | one run, the last step | one run; repeated augmentation | not measured |
+# | an image in a batch | once | several times, changed differently | not measured |
 # | answer | mean of logits | the code: mean of logits | none |
 #
 # The row on length is the one to remember. A thousand steps are thirteen passes over our images; the paper's students
 # see each image three hundred times. A student that has not yet learned what the labels say has little use for a second
 # opinion. So a claim that fails here says that distillation does not pay *at this length and with this teacher*. It
-# does not say that it never does. The profile `full` is closer to the paper's setting.
+# does not say that it never does. The profile `full` is closer to the paper's setting. Seed 0 of the profile `colab`
+# was recorded on one thread of a CPU, not on the T4 that the profile is made for; its training took about twelve
+# minutes of processor time.
 #
 # The verdicts, over the seeds of this run and any that were recorded before:
 
