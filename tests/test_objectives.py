@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tformerlib.data.tokens import byte_bpe, word_piece
 from tformerlib.objectives.masking import mask_tokens, next_tokens
-from tformerlib.objectives.pet import check_labels, distillation_loss, label_scores, pet_loss
+from tformerlib.objectives.pet import check_labels, distillation_loss, label_scores, pet_loss, verbalize
 
 VOCAB, PAD, CLS, SEP, MASK = 50, 0, 2, 3, 4
 SPECIAL = (PAD, 1, CLS, SEP, MASK)
@@ -169,3 +170,19 @@ def test_pet_refuses_what_it_cannot_mean():
     check_labels(labels, 2, every=True)
     with pytest.raises(ValueError, match="temperature=0"):
         distillation_loss(scores, scores, temperature=0)
+
+
+def test_a_verbalizer_is_words_of_one_token_each():
+    texts = ["good good good bad bad bad terrible"]
+    tokenizer = word_piece(texts, 60)
+    ids = verbalize([["good"], ["bad", "terrible"]], tokenizer)
+    good, bad, terrible = (tokenizer.token_to_id(word) for word in ("good", "bad", "terrible"))
+    assert ids == [[good], [bad, terrible]] and None not in (good, bad, terrible)
+    with pytest.raises(ValueError, match=r"'goodbad' of label 1 is \d tokens \['good', '##.*a gap holds one"):
+        verbalize([["good"], ["bad", "goodbad"]], tokenizer)
+    with pytest.raises(ValueError, match="'' of label 0 is 0 tokens"):
+        verbalize([[""], ["bad"]], tokenizer)
+    with pytest.raises(ValueError, match="'漢' of label 1 is not in the tokenizer's vocabulary"):
+        verbalize([["good"], ["漢"]], tokenizer)
+    with pytest.raises(ValueError, match="'漢' of label 0 is 3 tokens"):
+        verbalize([["漢"], ["a"]], byte_bpe(texts, 300))  # bytes know everything, in pieces

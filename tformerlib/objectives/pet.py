@@ -4,12 +4,37 @@ Shape letters: B batch, V vocabulary.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 Verbalizer = Sequence[Sequence[int]]  # for each label, the ids of the tokens that say it
+
+
+def verbalize(words: Sequence[Sequence[str]], tokenizer: "Tokenizer") -> list[list[int]]:
+    """For each label, the ids of the words that say it. One gap holds one token, so each word has to be one.
+
+    Raises:
+        ValueError: a word that the tokenizer cuts into several tokens, or does not know.
+    """
+    unknown = getattr(tokenizer.model, "unk_token", None)
+    ids: list[list[int]] = [[] for _ in words]
+    for label, choices in enumerate(words):
+        for word in choices:
+            found = tokenizer.encode(word, add_special_tokens=False)
+            if len(found.ids) != 1:
+                raise ValueError(
+                    f"{word!r} of label {label} is {len(found.ids)} tokens {found.tokens}: a gap holds one"
+                )
+            if found.tokens[0] == unknown:
+                raise ValueError(f"{word!r} of label {label} is not in the tokenizer's vocabulary")
+            ids[label].append(found.ids[0])
+    return ids
 
 
 def label_scores(logits: Tensor, verbalizer: Verbalizer) -> Tensor:
