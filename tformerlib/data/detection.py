@@ -2,7 +2,7 @@
 
 Both return images (P, 3, H, W) of bytes, classes (P, N) and boxes (P, N, 4), where N is the most objects that an image
 has. Boxes are (center x, center y, width, height) as shares of the image's sides. An image with fewer objects fills up
-with class NOTHING and boxes of zeros; `objects` gives one image's own.
+with class NOTHING and boxes of zeros, which `as_targets` leaves out.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,10 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ..objectives.boxes import Target
 from .hub import load
 from .images import _bytes
 
@@ -30,15 +32,15 @@ class Detection(NamedTuple):
     classes: Tensor
     boxes: Tensor
 
-    def objects(self, i: int) -> tuple[Tensor, Tensor]:
-        """Classes (N,) and boxes (N, 4) of image i, without the rows that fill up."""
-        there = self.classes[i] != NOTHING
-        return self.classes[i, there], self.boxes[i, there]
+
+def as_targets(classes: Tensor, boxes: Tensor) -> list[Target]:
+    """Classes (B, N) and boxes (B, N, 4) as losses and metrics want them: each image's objects alone."""
+    return [{"labels": c[c != NOTHING], "boxes": b[c != NOTHING]} for c, b in zip(classes, boxes, strict=True)]
 
 
 def scenes(
     count: int, *, side: int = 48, most: int = 4, smallest: float = 0.12, largest: float = 0.5,
-    contrast: float = 0.5, split: str = "train", seed: int = 0,
+    contrast: float = 0.5, noise: float = 0.02, split: str = "train", seed: int = 0,
 ) -> Detection:  # fmt: skip
     """One to `most` figures on a crop of a photograph, none touching another; boxes are tight around drawn pixels.
 
@@ -47,7 +49,8 @@ def scenes(
     no place is left for a figure, the scene has one less; the first one always fits.
 
     Args:
-        contrast: of the photograph, from 0 (a gray plane) to 1.
+        most: figures in a scene.  smallest, largest: their sides.
+        contrast: of the photograph, from 0 (a gray plane) to 1.  noise: standard deviation, where white is 1.
         split: "train" or "test".
 
     Raises:
@@ -70,7 +73,7 @@ def scenes(
         drawn = _figure(classes[:, n], corners[:, n], sizes[:, n], side) & placed[:, n, None, None]
         images = torch.where(drawn[:, None], colors[:, n, :, None, None], images)
         boxes[:, n] = _tight(drawn) / side
-    images += 0.02 * torch.randn(images.shape, generator=generator)
+    images = images + noise * torch.randn(images.shape, generator=generator)
     return Detection(_bytes(images), classes, boxes)
 
 
@@ -92,7 +95,7 @@ def _grounds(count: int, side: int, contrast: float, split: str, generator: torc
         part = whole[:, :, :half] if split == "train" else whole[:, :, half:]
         if min(part.shape[1:]) < 2 * side:
             raise ValueError(f"side={side}: half a photograph of {tuple(part.shape[1:])} pixels has no crop twice that")
-        small = torch.nn.functional.avg_pool2d(part[None], 2)[0]
+        small = F.avg_pool2d(part[None], 2)[0]
         windows = small.unfold(1, side, 1).unfold(2, side, 1)  # every crop there is, as a view
         rows = torch.randint(windows.shape[1], (len(draws),), generator=generator)
         columns = torch.randint(windows.shape[2], (len(draws),), generator=generator)
