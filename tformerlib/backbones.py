@@ -1,11 +1,14 @@
 """An image classifier as the eyes of another model: its maps, without its head."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .convs import FrozenBatchNorm2d
 
 
 class Backbone(nn.Module):
@@ -54,3 +57,9 @@ class Backbone(nn.Module):
                 f"image {int((~seen).nonzero()[0])} is all padding in its map {tuple(maps[-1].shape[1:3])}"
             )
         return maps, masks
+
+
+def frozen(resnet: Callable[..., nn.Module]) -> Callable[[], nn.Module]:
+    """Makes a ResNet with the norms of a pretrained one. The official trainings of detectors also freeze its stem and
+    first stage, and have a tenth of the learning rate for the rest of it."""
+    return partial(resnet, norm=FrozenBatchNorm2d)

@@ -14,19 +14,20 @@ Shape letters: B images, N queries, M places of the last map, C width (`dim`).
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..backbones import Backbone
-from ..convs import FrozenBatchNorm2d
+from ..backbones import Backbone, frozen
+from ..heads import box_head
 from ..layers import MLP, Attention, PostNorm
 from ..objectives.matching import Predictions, Scoring, Softmax
 from ..positions import map_sinusoids
 from ..registry import register
 from .resnet import resnet50, resnet101
+
+Activation = Callable[[], nn.Module]
 
 
 class DETR(nn.Module):
@@ -47,29 +48,19 @@ class DETR(nn.Module):
         encoder: int = 6, decoder: int = 6, heads: int = 8, hidden: int = 2048, dropout: float = 0.1,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.backbone = Backbone(backbone or frozen(resnet50))
-        self.project = nn.Linear(self.backbone.dims[-1], dim)
         layer: dict[str, Any] = {"dim": dim, "heads": heads, "hidden": hidden, "dropout": dropout}
-        self.encoder = nn.ModuleList(EncoderLayer(**layer) for _ in range(encoder))
+        self.encoder = Encoder(backbone or frozen(resnet50), encoder, **layer)
         self.queries = nn.Parameter(torch.randn(queries, dim))
-        self.decoder = nn.ModuleList(DecoderLayer(**layer) for _ in range(decoder))
+        self.decoder = nn.ModuleList(DecoderLayer(**layer) for _ in range(decoder)).apply(init)
         self.norm = nn.LayerNorm(dim)
-        for stack in (self.encoder, self.decoder):
-            stack.apply(init)
-        self.classify = nn.Linear(dim, classes + self.scoring.extra)
-        self.locate = box_head(dim)
+        self.classify, self.locate = nn.Linear(dim, classes + self.scoring.extra), box_head(dim)
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> Predictions:
         """Images (B, 3, H, W), smaller ones padded at the right and bottom; mask (B, H, W) is then False at padding.
 
         Boxes are shares of each image's own sides, without its padding.
         """
-        maps, masks = self.backbone(images, mask)
-        place = map_sinusoids(masks[-1], self.queries.shape[1]).flatten(1, 2)
-        seen = None if mask is None else masks[-1].flatten(1)[:, None, None]
-        memory = self.project(maps[-1]).flatten(1, 2)
-        for layer in self.encoder:
-            memory = layer(memory, place, seen)
+        memory, place, seen = self.encoder(images, mask)
         query = self.queries.expand(len(images), -1, -1)
         x, keys, states = torch.zeros_like(query), memory + place, []
         for layer in self.decoder:
@@ -79,13 +70,41 @@ class DETR(nn.Module):
         return Predictions(self.classify(found), self.locate(found).sigmoid())
 
 
+class Encoder(nn.Module):
+    """Images to one vector for each place of the backbone's last map.
+
+    Args:
+        act: activation of the MLPs.  base: of the waves that say where a place is.
+        steer: makes of x the factors by which a layer multiplies places (DAB-DETR); None leaves them as they are.
+    """
+
+    def __init__(
+        self, backbone: Callable[[], nn.Module], depth: int, *, dim: int, base: float = 10000.0,
+        steer: nn.Module | None = None, **layer: Any,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.backbone, self.dim, self.base, self.steer = Backbone(backbone), dim, base, steer
+        self.project = nn.Linear(self.backbone.dims[-1], dim)
+        self.layers = nn.ModuleList(EncoderLayer(dim, **layer) for _ in range(depth)).apply(init)
+
+    def forward(self, images: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The vectors and their places, both (B, M, C), and a mask (B, 1, 1, M), False at padding, or None."""
+        maps, masks = self.backbone(images, mask)
+        x = self.project(maps[-1]).flatten(1, 2)
+        place = map_sinusoids(masks[-1], self.dim, self.base).flatten(1, 2).to(x.dtype)
+        seen = None if mask is None else masks[-1].flatten(1)[:, None, None]
+        for layer in self.layers:
+            x = layer(x, place if self.steer is None else place * self.steer(x), seen)
+        return x, place, seen
+
+
 class EncoderLayer(nn.Module):
     """Places look at each other; each adds where it is to its query and key, never to its value (A.3)."""
 
-    def __init__(self, dim: int, heads: int, hidden: int, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int, hidden: int, dropout: float, act: Activation = nn.ReLU) -> None:
         super().__init__()
         self.attn = PostNorm(dim, Attention(dim, heads, dropout=dropout), dropout=dropout)
-        self.mlp = PostNorm(dim, MLP(dim, hidden, nn.ReLU, dropout), dropout=dropout)
+        self.mlp = PostNorm(dim, MLP(dim, hidden, act, dropout), dropout=dropout)
 
     def forward(self, x: Tensor, place: Tensor, mask: Tensor | None) -> Tensor:
         """x and place (B, M, C); mask (B, 1, 1, M), False at padding."""
@@ -112,17 +131,6 @@ class DecoderLayer(nn.Module):
 def attend(branch: PostNorm, x: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """norm(x + attention(q, k, v)): what asks has its place added, what the answer is added to has not."""
     return branch.norm(branch.add(x, branch.fn(q, k, v, mask=mask)))
-
-
-def frozen(resnet: Callable[..., nn.Module]) -> Callable[[], nn.Module]:
-    """A ResNet with the norms of a pretrained one. The official training also freezes its stem and first stage, and
-    has a tenth of the learning rate for the rest."""
-    return partial(resnet, norm=FrozenBatchNorm2d)
-
-
-def box_head(dim: int) -> nn.Sequential:
-    """Three layers to the four numbers of a box, before the sigmoid."""
-    return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 4))
 
 
 def init(module: nn.Module) -> None:

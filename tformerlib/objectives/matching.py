@@ -148,10 +148,11 @@ def hungarian(
     predictions: Predictions, targets: Sequence[Target], scoring: Scoring, weights: Weights | None = None
 ) -> Matches:
     """The assignment of least cost, for each layer and image; `weights` of the costs are the scoring's by default."""
-    logits, boxes = (x.detach().float() for x in predictions)
+    precise = torch.promote_types(predictions.boxes.dtype, torch.float32)
+    logits, boxes = (x.to(precise) for x in predictions)
     counts, device = [len(target["labels"]) for target in targets], logits.device
     padded = {"labels": torch.zeros(len(targets), max(counts), dtype=torch.long, device=device),
-              "boxes": torch.zeros(len(targets), max(counts), 4, device=device)}  # fmt: skip
+              "boxes": boxes.new_zeros(len(targets), max(counts), 4)}  # fmt: skip
     for i, target in enumerate(targets):
         padded["labels"][i, : counts[i]], padded["boxes"][i, : counts[i]] = target["labels"], target["boxes"]
     costs = pairwise_costs(Predictions(logits, boxes), **padded, scoring=scoring, weights=weights or scoring.weights)
