@@ -32,7 +32,7 @@ def test_boxes_are_tight_around_what_is_drawn(side: int) -> None:
 def test_figures_are_of_their_class() -> None:
     """By the share of its box that a figure covers: all of it, a quarter of pi, or about half."""
     drawn = on_gray(side=64, smallest=0.3, most=1)
-    share = {name: [] for name in FIGURES}
+    share: dict[str, list[float]] = {name: [] for name in FIGURES}
     for image, target in zip(drawn.images, as_targets(drawn.classes, drawn.boxes), strict=True):
         pixels = ((image != 127) & (image != 128)).any(0).sum().item()
         share[FIGURES[int(target["labels"][0])]].append(pixels / (target["boxes"][0, 2:].prod().item() * 64**2))
