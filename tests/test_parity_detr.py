@@ -65,7 +65,7 @@ def theirs(name: str, **overrides: Any) -> Any:
     """With wide weights, but biases of the classes as they were: among likely classes no matching is close."""
     model, config = PEERS[name]
     width = "hidden_size" if name.startswith("dab") else "d_model"
-    sizes = {
+    sizes: dict[str, Any] = {
         width: 32, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
         "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "num_queries": QUERIES, "dropout": 0.0,
     }  # fmt: skip
@@ -160,3 +160,36 @@ def test_loss_of_all_layers_equals_transformers(name):
     torch.testing.assert_close(loss, expected, atol=2e-5, rtol=2e-5)
     for ours_, theirs_ in (("class", "loss_ce"), ("l1", "loss_bbox"), ("giou", "loss_giou")):
         torch.testing.assert_close(found[ours_], parts[theirs_], atol=2e-5, rtol=2e-5)
+
+
+def test_dn_detr_without_noise_equals_dab_detr_of_transformers_given_its_contents():
+    """Theirs has learned contents if it has a pattern."""
+    peer, model = theirs("dab_detr_resnet50", num_patterns=1), ours("dn_detr_resnet50")
+    state = peer.state_dict()
+    without = run(peer).logits
+    state.pop("model.patterns.weight")[0] = torch.cat([model.labels.weight[-1].detach(), torch.zeros(1)])
+    twin = tf.load_published(ours("dab_detr_resnet50"), state)
+    model.load_state_dict(twin.state_dict() | {"labels.weight": model.labels.weight})
+    expected, predictions = run(peer), model(*batch())
+    assert (expected.logits - without).abs().max() > 0.1
+    assert_same(predictions.logits[-1], expected.logits, "logits")
+    assert_same(predictions.boxes[-1], expected.pred_boxes, "boxes")
+
+
+def test_parity_catches_what_is_nearly_right():
+    """Mistakes that people make, each far above the tolerance."""
+    peer = theirs("detr_resnet50")
+    model, (images, mask) = tf.load_published(ours("detr_resnet50"), peer.state_dict()), batch()
+    expected = run(peer).logits
+
+    def error() -> float:
+        return (model(images, mask).logits[-1] - expected).abs().max().item()
+
+    assert error() < 1e-6
+    assert (model(images).logits[-1] - expected).abs().max() > 0.1  # no mask
+    model.encoder.base = 20.0  # another wave
+    assert error() > 0.1
+    model.encoder.base = 10000.0
+    for layer in model.decoder:
+        layer.cross.fn.forward = lambda q, k, v, mask, f=layer.cross.fn.forward: f(q, k, k, mask=mask)
+    assert error() > 0.1  # places in the values

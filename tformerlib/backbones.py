@@ -51,12 +51,17 @@ class Backbone(nn.Module):
             raise TypeError(f"mask is {mask.dtype}; it is bool (False: padding)")
         if mask.shape != images[:, 0].shape:
             raise ValueError(f"mask {tuple(mask.shape)} does not fit images {tuple(images.shape)}")
-        masks = [F.interpolate(mask[None].float(), x.shape[1:3])[0].bool() for x in maps]
+        masks = [shrink(mask, x) for x in maps]
         if not (seen := masks[-1].flatten(1).any(1)).all():
             raise ValueError(
                 f"image {int((~seen).nonzero()[0])} is all padding in its map {tuple(maps[-1].shape[1:3])}"
             )
         return maps, masks
+
+
+def shrink(mask: Tensor, like: Tensor) -> Tensor:
+    """A mask of pixels (B, H, W) to one of the places of a map (B, H, W, C), by the nearest pixel."""
+    return F.interpolate(mask[None].float(), like.shape[1:3])[0].bool()
 
 
 def frozen(resnet: Callable[..., nn.Module]) -> Callable[[], nn.Module]:

@@ -16,8 +16,8 @@ def box_head(dim: int) -> nn.Sequential:
 
 def still(locate: nn.Sequential) -> nn.Sequential:
     """At first every box is where its query points."""
-    nn.init.zeros_(locate[-1].weight)
-    nn.init.zeros_(locate[-1].bias)
+    for parameter in locate[-1].parameters():
+        nn.init.zeros_(parameter)
     return locate
 
 

@@ -119,9 +119,9 @@ def attend(
     q: list[Tensor], k: list[Tensor], v: Tensor, layer: PlacedAttention | ConditionalAttention, mask: Tensor | None
 ) -> Tensor:
     """Splits parts (B, N, C) into heads, joins them to (B, heads, N, parts * D), and attends."""
-    q, k, v = ([x.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in parts] for parts in (q, k, [v]))
+    split = [[x.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in parts] for parts in (q, k, [v])]
     dropout = layer.dropout if layer.training else 0.0
-    x = attention(torch.cat(q, -1), torch.cat(k, -1), v[0], mask=mask, dropout=dropout)
+    x = attention(*(torch.cat(parts, -1) for parts in split), mask=mask, dropout=dropout)
     return layer.out(x.transpose(1, 2).flatten(-2))
 
 
