@@ -711,6 +711,7 @@ if long := means["detr.no-suppression"]:
     )
 show.glue("detr-longer", told)
 show.expect(plain[-1]["AP50"] > plain[0]["AP50"], "the last layer finds more than the first")
+show.expect(plain[-1]["AP_L"] > plain[-1]["AP_S"], "small objects are harder than large ones")
 
 # %% [markdown]
 # After {glue:text}`detr-steps` steps the last layer has an AP50 of {glue:text}`detr-ap50` points. Suppression changes
@@ -900,7 +901,7 @@ show.expect(changes["DETR"][-1] < changes["DETR"][0], "the matching of DETR is c
 # with place. The place part is made from a **point**, which a small network reads from the query's vector, as waves of
 # its $y$ and $x$; and boxes are centered at that point. From the experiment above:
 
-# %%
+# %% tags=["hide-input"]
 conditional = models["Conditional"].cpu()
 with torch.no_grad():
     points = conditional.point(conditional.queries).sigmoid()
@@ -924,9 +925,10 @@ show.figure(
         ],
         height=460,
     ),
-    alt="Crosses at the learned points of the queries, and around them dots, in one color for each query: the centers "
-    "of the boxes that it gave for forty scenes.",
-    caption="Each query has a region of its own, around a point that it has learned.",
+    alt="Crosses at the learned points of the queries, and dots, in one color for each query: the centers of the boxes "
+    "that it gave for forty scenes.",
+    caption="Crosses: the learned points. Dots: centers of the boxes that each query gave for forty scenes. The decoder "
+    "moves a box away from its point as far as the image asks.",
 )  # fmt: skip
 
 # %% [markdown]
