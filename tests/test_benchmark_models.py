@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import bert, gpt, models, transformer, vit
+from benchmarks import bert, detr, gpt, models, transformer, vit
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,7 @@ from benchmarks import bert, gpt, models, transformer, vit
         lambda: bert.encoding("SqueezeBert", "chapter", batch=2, length=8),
         lambda: vit.training_step("vit_tiny_patch16", "vit_tiny_patch16_224", 1),
         lambda: vit.training_step("deit_tiny_distilled", "deit_tiny_distilled_patch16_224", 1),
+        *[lambda name=name: detr.small_step(name, images=2) for name in detr.KINDS],
     ],
 )
 def test_both_sides_do_the_same_and_can_be_run_again(pair):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import tformerlib as tf
 from tformerlib.attention import record_attention
+from tformerlib.attention.deformable import deformable_attention
 from tformerlib.backbones import Backbone
 from tformerlib.grid import PatchEmbed
 from tformerlib.models.resnet import ResNet
@@ -34,7 +35,7 @@ from tformerlib.positions import map_sinusoids, sinusoids, waves
 from tformerlib.training.compare import parameter_count
 
 ONE_MAP = ("detr_resnet50", "conditional_detr_resnet50", "dab_detr_resnet50", "dn_detr_resnet50")
-MODELS = ONE_MAP
+MODELS = (*ONE_MAP, "deformable_detr_resnet50")
 each_model = pytest.mark.parametrize("name", MODELS)
 SMALL: dict[str, Any] = {"dim": 32, "heads": 4, "hidden": 48, "encoder": 1, "decoder": 2, "queries": 6, "classes": 3}
 
@@ -316,6 +317,7 @@ def test_a_backbone_is_any_model_with_maps():
         ("conditional_detr_resnet50", 43_418_401),
         ("dab_detr_resnet50", 43_671_517),
         ("dn_detr_resnet50", 43_671_517 + 92 * 255),  # with an embedding of the labels and "unknown"
+        ("deformable_detr_resnet50", 40_069_665),
     ],
 )
 def test_parameter_counts(name, count):
@@ -494,3 +496,27 @@ def test_denoising_adds_the_loss_of_known_pairs():
     none, parts = denoising_loss(found, [target(), target()], nothing, model.scoring)
     assert none.item() == pytest.approx(set_loss(found, [target(), target()], model.scoring)[0].item())
     assert none > 0 and "denoised l1" not in parts
+
+
+# --- deformable attention -----------------------------------------------------------------------------------------
+
+
+def test_points_are_sampled_as_by_hand():
+    """The oracle: four neighbors of each point, one at a time, zero beyond the border; a center is at half a place."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(3, 4), (2, 2)]
+    v = torch.randn(1, 16, 2, 3, generator=generator, dtype=torch.float64)
+    at = torch.rand(1, 5, 2, 2, 2, 2, generator=generator, dtype=torch.float64) * 1.4 - 0.2
+    weights = torch.rand(1, 5, 2, 2, 2, generator=generator, dtype=torch.float64)
+    expected = torch.zeros(1, 5, 2, 3, dtype=torch.float64)
+    for query, head, level, point in itertools.product(range(5), range(2), range(2), range(2)):
+        h, w = shapes[level]
+        grid = v[0, :, head].split([12, 4])[level].view(h, w, 3)
+        x, y = (at[0, query, head, level, point] * torch.tensor([w, h]) - 0.5).tolist()
+        for row, column in itertools.product((math.floor(y), math.floor(y) + 1), (math.floor(x), math.floor(x) + 1)):
+            if 0 <= row < h and 0 <= column < w:
+                share = (1 - abs(y - row)) * (1 - abs(x - column)) * weights[0, query, head, level, point]
+                expected[0, query, head] += share * grid[row, column]
+    torch.testing.assert_close(deformable_attention(v, at, weights, shapes), expected)
+    with pytest.raises(ValueError, match="shapes="):
+        deformable_attention(v, at, weights, [(3, 4), (2, 3)])

@@ -19,6 +19,8 @@ from transformers import (
     ConditionalDetrForObjectDetection,
     DabDetrConfig,
     DabDetrForObjectDetection,
+    DeformableDetrConfig,
+    DeformableDetrForObjectDetection,
     DetrConfig,
     DetrForObjectDetection,
     ResNetConfig,
@@ -33,12 +35,14 @@ from tformerlib.objectives.detection import set_loss
 from tformerlib.objectives.matching import Predictions, Weights
 
 CLASSES, QUERIES = 5, 7
+IDLE = r"decoder\.0\.attn\.fn\.([qk].*|v\.weight)|.*\.fn\.k(_place)?\.bias|encoder\.project\.\d\.0\.bias"
 SIZES: dict[str, Any] = {"dim": 32, "heads": 4, "hidden": 48, "encoder": 2, "decoder": 3, "dropout": 0.0}
 Peer = tuple[type[nn.Module], Callable[..., Any]]
 PEERS: dict[str, Peer] = {
     "detr_resnet50": (DetrForObjectDetection, DetrConfig),
     "conditional_detr_resnet50": (ConditionalDetrForObjectDetection, ConditionalDetrConfig),
     "dab_detr_resnet50": (DabDetrForObjectDetection, DabDetrConfig),
+    "deformable_detr_resnet50": (DeformableDetrForObjectDetection, DeformableDetrConfig),
 }
 each_model = pytest.mark.parametrize("name", PEERS)
 
@@ -62,20 +66,18 @@ def ours(name: str, **overrides: Any) -> Any:
 
 
 def theirs(name: str, **overrides: Any) -> Any:
-    """With wide weights, but biases of the classes as they were: among likely classes no matching is close."""
+    """transformers' model with wide weights."""
     model, config = PEERS[name]
     width = "hidden_size" if name.startswith("dab") else "d_model"
     sizes: dict[str, Any] = {
         width: 32, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
         "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "num_queries": QUERIES, "dropout": 0.0,
     }  # fmt: skip
-    backbone = ResNetConfig(
-        embedding_size=8,
-        hidden_sizes=[16, 24, 32, 48],
-        depths=[1] * 4,
-        layer_type="bottleneck",
-        out_features=["stage4"],
-    )
+    maps = ["stage4"]
+    if name.startswith("deformable"):
+        sizes["class_cost"], maps = 2, ["stage2", "stage3", "stage4"]  # 2 as the official code has it; theirs is 1
+    stages: dict[str, Any] = {"hidden_sizes": [16, 24, 32, 48], "depths": [1] * 4, "out_features": maps}
+    backbone = ResNetConfig(embedding_size=8, layer_type="bottleneck", **stages)
     own = {"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None, "backbone_config": backbone}
     made: Any = model(config(**own | sizes | overrides, num_labels=CLASSES))
     widen(made)
@@ -129,7 +131,8 @@ def test_loss_and_gradients_equal_transformers(name):
     """Their class weight in the loss is 1 everywhere; what costs 1, 2 or 5 in the matching is each config's.
 
     Contents begin at zero, so that in the decoder's first self-attention all values are alike, and weights do nothing.
-    Nor do the biases of any keys, which add the same to all scores of a query.
+    Nor do the biases of any keys, which add the same to all scores of a query, nor those before a GroupNorm, whose
+    groups are of one channel at this size.
     """
     peer = theirs(name)
     model = tf.load_published(ours(name), peer.state_dict())
@@ -143,7 +146,7 @@ def test_loss_and_gradients_equal_transformers(name):
     twin = tf.load_published(copy.deepcopy(model), peer.state_dict() | grads)
     for (key, p), g in zip(model.named_parameters(), twin.parameters(), strict=True):
         if not key.startswith("encoder.backbone"):
-            idle = re.fullmatch(r"decoder\.0\.attn\.fn\.([qk].*|v\.weight)|.*\.fn\.k(_place)?\.bias", key)
+            idle = re.fullmatch(IDLE, key)
             assert p.grad is not None and (g.abs().max() > 1e-9) == (not idle), f"{key} has no gradient, or an odd one"
             assert_same(p.grad, g.detach(), f"gradient of {key}")
 
@@ -160,6 +163,15 @@ def test_loss_of_all_layers_equals_transformers(name):
     torch.testing.assert_close(loss, expected, atol=2e-5, rtol=2e-5)
     for ours_, theirs_ in (("class", "loss_ce"), ("l1", "loss_bbox"), ("giou", "loss_giou")):
         torch.testing.assert_close(found[ours_], parts[theirs_], atol=2e-5, rtol=2e-5)
+
+
+def test_refined_boxes_equal_transformers():
+    """Their heads are tied even where each layer has its own; with equal weights there is no difference in outputs."""
+    peer = theirs("deformable_detr_resnet50", with_box_refine=True)
+    model = tf.load_published(ours("deformable_detr_resnet50", refine=True), peer.state_dict())
+    predictions, expected = model(*batch()), run(peer)
+    assert_same(predictions.logits[-1], expected.logits, "logits")
+    assert_same(predictions.boxes[-1], expected.pred_boxes, "boxes")
 
 
 def test_dn_detr_without_noise_equals_dab_detr_of_transformers_given_its_contents():

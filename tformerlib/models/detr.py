@@ -6,10 +6,8 @@
     found = detect(predictions, model.scoring)
 
 A small one: `create_model("detr_resnet50", backbone=lambda: create_model("resnet20_cifar"), dim=64, heads=4,
-hidden=128, encoder=2, decoder=3, queries=10, classes=3)`. Inside `record_attention()` weights come in this order: each
-encoder layer's, (B, heads, M, M), then of each decoder layer those among the queries, (B, heads, N, N), and those on
-the image, (B, heads, N, M), with M = H * W of the last map.
-
+hidden=128, encoder=2, decoder=3, queries=10, classes=3)`. `record_attention` collects each encoder layer's weights,
+(B, heads, M, M), then of each decoder layer those among queries, (B, heads, N, N), and on the image, (B, heads, N, M).
 Shape letters: B images, N queries, M places of the last map, C width (`dim`).
 """
 
@@ -71,12 +69,8 @@ class DETR(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images to one vector for each place of the backbone's last map.
-
-    Args:
-        act: activation of the MLPs.  base: of the waves that say where a place is.
-        steer: makes of x the factors by which a layer multiplies places (DAB-DETR); None leaves them as they are.
-    """
+    """Images to one vector for each place of the last map. `base` is that of the waves which say where a place is;
+    `steer` makes of the vectors the factors by which every layer multiplies places (DAB-DETR)."""
 
     def __init__(
         self, backbone: Callable[[], nn.Module], depth: int, *, dim: int, base: float = 10000.0,
