@@ -928,8 +928,8 @@ show.figure(
     ),
     alt="Crosses at the learned points of the queries, and dots, in one color for each query: the centers of the boxes "
     "that it gave for forty scenes.",
-    caption="Crosses: the learned points. Dots: centers of the boxes that each query gave for forty scenes. The decoder "
-    "moves a box away from its point as far as the image asks.",
+    caption="Crosses: the learned points. Dots: centers of the boxes that each query gave for forty scenes. The "
+    "decoder moves a box away from its point as far as the image asks.",
 )  # fmt: skip
 
 # %% [markdown]
