@@ -1,6 +1,6 @@
 """Our models beside others of the same size and weights, on a CPU: training steps, decoding, encoding.
 
-    python -m benchmarks.models [transformer gpt bert vit swin hybrids] [--rounds 9] [--threads 2] [--only "step"]
+    python -m benchmarks.models [transformer gpt bert vit swin hybrids detr] [--rounds 9] [--threads 2] [--only "step"]
 
 Both sides of a pair compute the same, which is checked before anything is timed. They run in turn, in one process, and
 what counts is the median of the ratios of neighboring runs: a machine that is busy or slow for a while is so for both.
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from . import timing
 
-SYSTEMS = ("transformer", "gpt", "bert", "vit", "swin", "hybrids")
+SYSTEMS = ("transformer", "gpt", "bert", "vit", "swin", "hybrids", "detr")
 RESULTS = Path(__file__).with_name("results")
 Run = Callable[[], object]
 Pair = tuple[str, str, Run, Run]  # what is done, by whom else, ours, theirs

@@ -103,6 +103,7 @@ show.glue("template-best-wide", f"{wide[0]:.2f}")
 #
 # So scores spread like $\sqrt{d}$, and $q \cdot k / \sqrt{d}$ has the same spread at every width.
 
+
 # %%
 def spread(width: int, seed: int) -> float:
     """Standard deviation of q . k over random pairs whose entries have unit variance."""
@@ -139,6 +140,7 @@ show.parity("attention against its formula", (attention(q, k, v) - formula).abs(
 # The paper says that the variance of a score equals the width, so that the spread grows with the power one half of it.
 # We fit the power over three seeds and let the ledger judge.
 
+
 # %%
 def growth_power(seed: int) -> float:
     """Slope of log(spread) over log(width) by least squares."""
@@ -172,6 +174,7 @@ show.explore(
 #
 # A common mistake divides by the width of the *model* instead of the width of the *head*. With eight heads the scores
 # are then too small by $\sqrt{8}$, and the weights too even. The entropy of the rows shows it.
+
 
 # %%
 def entropy(weights: torch.Tensor) -> float:
@@ -271,6 +274,7 @@ assert torch.allclose(attention_weights(q, k), attention_weights(q, k + shared),
 # ```{solution-start} template-break
 # :class: dropdown
 # ```
+
 
 # %%
 def broken(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:

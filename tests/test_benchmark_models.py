@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import bert, gpt, hybrids, models, transformer, vit
+from benchmarks import bert, detr, gpt, hybrids, models, transformer, vit
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,7 @@ from benchmarks import bert, gpt, hybrids, models, transformer, vit
         lambda: vit.training_step("deit_tiny_distilled", "deit_tiny_distilled_patch16_224", 1),
         lambda: hybrids.training_step("ConViT", hybrids.convit_small_images, 32, 2),
         lambda: hybrids.training_step("CoAtNet", hybrids.coatnet_small_images, 32, 2),
+        *[lambda name=name: detr.small_step(name, images=2) for name in detr.KINDS],
     ],
 )
 def test_both_sides_do_the_same_and_can_be_run_again(pair):

@@ -1,8 +1,9 @@
-"""Convolutional parts, on images and maps (B, C, H, W): residual blocks, and what BiT has in the place of BatchNorm."""
+"""Convolutional parts, on images and maps (B, C, H, W): residual blocks, and what BiT and DETR have for BatchNorm."""
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -144,3 +145,24 @@ class MaxPoolSame(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(pad_same(x, 3, 2, float("-inf")), 3, 2)
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """BatchNorm that neither measures nor learns: a fixed factor and shift for each channel, of buffers alone.
+
+    Detectors have it in pretrained backbones, as their batches are of one or two images (Carion et al. 2020, A.4).
+    In one with random weights it does nothing; there train with another norm.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+            self.register_buffer(name, torch.full((channels,), value))
+        self.weight: Tensor
+        self.bias: Tensor
+        self.running_mean: Tensor
+        self.running_var: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)

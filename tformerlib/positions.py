@@ -20,6 +20,25 @@ def sinusoids(length: int, dim: int, base: float = 10000.0) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1).float()
 
 
+def waves(x: Tensor, dim: int, base: float = 10000.0) -> Tensor:
+    """(...) angles to (..., dim) sines and cosines, alternating: `sinusoids` between the whole numbers, too."""
+    if dim % 2:
+        raise ValueError(f"dim={dim} is odd: sines and cosines come in pairs")
+    angle = x[..., None] / base ** (torch.arange(0, dim, 2, device=x.device) / dim)
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2).to(x.dtype)
+
+
+def map_sinusoids(mask: Tensor, dim: int, base: float = 10000.0, shift: float = 0.0) -> Tensor:
+    """Bool (B, H, W), False at padding, to positions (B, H, W, dim): half the channels for y, then half for x.
+
+    Along each side, places are angles up to 2 pi, whatever its length (Carion et al. 2020, A.4 and the official code);
+    with a `shift` of half a place, they are those of centers (Deformable DETR).
+    """
+    counts = [mask.cumsum(axis).float() for axis in (1, 2)]
+    y, x = ((n - shift) / (n.narrow(axis, -1, 1) + 1e-6) * 2 * torch.pi for axis, n in enumerate(counts, 1))
+    return torch.cat([waves(y, dim // 2, base), waves(x, dim // 2, base)], -1)
+
+
 def learned(length: int, dim: int) -> nn.Parameter:
     """(length, dim) positions that training finds (Vaswani et al. 2017, table 3 E); at first of variance 1 / dim."""
     return nn.Parameter(torch.randn(length, dim) * dim**-0.5)

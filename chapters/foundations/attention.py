@@ -76,6 +76,7 @@ seeds = range(seed, seed + 3)
 # own, turn each word's vector by it, and add everything up. To read position $j$, turn the sum back by the rotation of
 # $j$ and take the nearest word. The other words do not vanish; they become noise.
 
+
 # %%
 def recalled(length: int, width: int, *, words: int = 32, sentences: int = 200) -> float:
     """Share of words that are read correctly out of one vector that holds a sentence of random words."""
@@ -88,10 +89,7 @@ def recalled(length: int, width: int, *, words: int = 32, sentences: int = 200) 
 
 
 lengths = [1, 2, 4, 8, 16, 32]
-kept = {
-    f"one vector, {width} wide": [recalled(n, width) for n in lengths]
-    for width in (32, 64, 128)
-}
+kept = {f"one vector, {width} wide": [recalled(n, width) for n in lengths] for width in (32, 64, 128)}
 assert all(shares[0] == 1.0 for shares in kept.values())  # a word alone is found: turns undo
 assert all(shares[-1] < 0.75 for shares in kept.values())  # every width fails at some length
 
@@ -235,6 +233,7 @@ show.glue("attention-simple", str(len(simple)))
 # The states serve as keys and as values. All pairs of $i$ and $j$ are scored at once by broadcasting a sum, hence
 # **additive**; and $U_a h_j$ is the same at every step, so it is computed once for a sentence.
 
+
 # %%
 def additive_scores(q: Tensor, k: Tensor, W: Tensor, U: Tensor, v: Tensor) -> Tensor:
     """Queries (B, N, S) and keys (B, M, C) to scores (B, N, M); W (A, S), U (A, C), v (A,)."""
@@ -263,6 +262,7 @@ assert (additive_scores(1000 * q, 1000 * k, W, U, v).abs() <= v.abs().sum() + 1e
 #
 # $$ \text{dot:}\quad e_{ij} = s_i^\top h_j, \qquad\qquad \text{general:}\quad e_{ij} = s_i^\top W_a h_j . $$
 
+
 # %%
 def dot_scores(q: Tensor, k: Tensor) -> Tensor:
     """Queries (B, N, D) and keys (B, M, D) to scores (B, N, M)."""
@@ -283,6 +283,7 @@ assert not torch.allclose(general_scores(q, k, W), general_scores(k, q, W).mT)  
 # are different roles. What products buy is size. Additive attention forms a hidden layer for each pair of words, and a
 # product forms one number. And all pairs together are a single product of two matrices, which is what hardware does
 # best.
+
 
 # %%
 def formed(queries: int, keys: int, hidden: int) -> dict[str, object]:
@@ -311,6 +312,7 @@ show.table(
 # | the context reaches the next state | through the update itself | only if it is fed in again (*input feeding*) |
 # | encoder | both directions | left to right, stacked (ours: both directions, for a fair comparison) |
 
+
 # %%
 def attend(s: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
     """State (S,) and memory (M, S) to context and weights, by plain dot products."""
@@ -328,9 +330,11 @@ def luong_step(s: Tensor, y: Tensor, cells: Tensor, gru: nn.GRUCell) -> tuple[Te
     context, weights = attend(s, cells)
     return torch.cat([s, context]), weights
 
+
 # %% [markdown]
 # How would you find out which one you have in front of you? Ask whether the weights depend on the word that was just
 # written, $y_{i-1}$. Bahdanau's can't: they are made before that word is read.
+
 
 # %%
 def listens_to_last_word(step, inputs: int) -> bool:
@@ -350,6 +354,7 @@ assert not listens_to_last_word(bahdanau_step, inputs=16)
 # matrices, and everything is two matrix products with a softmax between:
 #
 # $$ \operatorname{attention}(Q, K, V) = \operatorname{softmax}\!\left(\frac{Q K^\top}{\sqrt{d}}\right) V . $$
+
 
 # %%
 def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Tensor:
@@ -379,6 +384,7 @@ equal("the six words", scaled_dot_product(math.sqrt(2) * query[None], keys, valu
 # trace, $\sum_j p_j (1 - p_j) = 1 - \sum_j p_j^2$, falls to zero as $p$ becomes one-hot. Take this trace for what the
 # scores can still learn from.
 
+
 # %%
 def left_to_learn(width: int, *, scaled: bool, keys: int = 32) -> float:
     """Mean trace of the softmax's Jacobian; 0 for one-hot rows, 1 - 1/32 for uniform ones."""
@@ -392,10 +398,7 @@ jacobian = torch.autograd.functional.jacobian(lambda e: e.softmax(-1), p.log())
 assert torch.isclose(jacobian.trace(), 1 - p.square().sum())
 
 widths = [1, 4, 16, 64, 256, 1024]
-left = {
-    name: [left_to_learn(w, scaled=name != "raw") for w in widths]
-    for name in ("divided by √d", "raw")
-}
+left = {name: [left_to_learn(w, scaled=name != "raw") for w in widths] for name in ("divided by √d", "raw")}
 assert max(left["divided by √d"]) - min(left["divided by √d"]) < 0.06
 assert left["raw"][-1] < 0.15 < 0.85 < left["divided by √d"][-1]
 
@@ -438,10 +441,7 @@ masks = {
     "the future": causal,
     "both": padding & causal,
 }
-maps = {
-    name: (q @ k.mT / 2).masked_fill(~seen, -torch.inf).softmax(-1)
-    for name, seen in masks.items()
-}
+maps = {name: (q @ k.mT / 2).masked_fill(~seen, -torch.inf).softmax(-1) for name, seen in masks.items()}
 assert all(torch.allclose(weights.sum(-1), torch.ones(6)) for weights in maps.values())
 
 # %% tags=["hide-input"]
@@ -475,6 +475,7 @@ assert cleaned.isfinite().all() and gradient[0].isfinite().all() and gradient[1]
 # One empty row is enough: its gradient flows into the weights that all rows share, and after one step the model is NaN.
 # The cure is to fill such a row with any finite number *before* the softmax, and to set its weights to zero afterwards.
 
+
 # %%
 def safe_weights(scores: Tensor, seen: Tensor) -> Tensor:
     """Softmax over the keys that are `seen`; rows that see none get zeros, and zero gradients."""
@@ -507,6 +508,7 @@ assert not torch.equal(torch.cat([three, seven]), torch.cat([seven, three]))  # 
 # $W^O$. (The paper writes small matrices for each head. Stacked, they are the large ones; the check below cuts them
 # apart again.) All heads together cost as much as one wide head: four matrices of `C` by `C`, however many slices.
 # Where queries, keys and values are all made of the same tokens, as here, one speaks of **self-attention**.
+
 
 # %%
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -617,6 +619,7 @@ with torch.no_grad():
 # layer of 1000 in the score, 500 maxout units, 30,000 words in each language. Multiply it out with a pencil and hold
 # the sum against the weights of the library's model. (It adds biases, which the paper leaves out of its equations.)
 
+
 # %%
 def gru(inputs: int, units: int) -> int:
     return 3 * units * (inputs + units)  # three gates, each reads the input and the state
@@ -651,6 +654,7 @@ show.table(
 # their mean, a fixed vector of the same width, and otherwise the same layers. Both train on eight pairs. Then the
 # memory grows.
 
+
 # %%
 class LookUp(nn.Module):
     """Keys (B, M), values (B, M) and a queried key (B,) to logits (B, symbols) of its value."""
@@ -678,6 +682,7 @@ def memories(count: int, size: int, symbols: int = 64) -> tuple[Tensor, ...]:
     keys = torch.rand(count, symbols).argsort(1)[:, :size]
     values, place = torch.randint(symbols, (count, size)), torch.randint(size, (count, 1))
     return keys, values, keys.gather(1, place)[:, 0], values.gather(1, place)[:, 0]
+
 
 # %%
 sizes = [2, 4, 8, 16, 32, 64]
@@ -727,9 +732,7 @@ show.lines(
 # match**). The test numbers never occur in training. One seed could be luck, so there are three.
 
 # %%
-count, steps, batch_size = run.pick(
-    quick=(6000, 200, 64), colab=(30_000, 1200, 128), full=(100_000, 4000, 256)
-)
+count, steps, batch_size = run.pick(quick=(6000, 200, 64), colab=(30_000, 1200, 128), full=(100_000, 4000, 256))
 width, rate = run.pick(quick=(48, 9e-3), colab=(96, 2e-3), full=(192, 1e-3))
 translators = {
     "fixed vector": partial(RNNEncoderDecoder, attention=None),
@@ -749,12 +752,10 @@ def size(name: str, hidden: int) -> int:
 
 
 budget = size("additive", width)
-hidden = {
-    name: min(range(width // 2, 2 * width), key=lambda h: abs(size(name, h) - budget))
-    for name in translators
-}
+hidden = {name: min(range(width // 2, 2 * width), key=lambda h: abs(size(name, h) - budget)) for name in translators}
 show.table([{"model": name, "hidden": h, "parameters": size(name, h)} for name, h in hidden.items()])
 assert all(abs(size(name, h) / budget - 1) < 0.03 for name, h in hidden.items())
+
 
 # %%
 def sentences(seed: int) -> tuple[tuple[Tensor, Tensor], list[tuple[str, str]]]:
@@ -779,9 +780,11 @@ def exact(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
     written = F.pad(written, (0, wanted.shape[1] - written.shape[1]))
     return 100.0 * (written == wanted).all(1)
 
+
 # %% [markdown]
 # Progress is shown while it trains, one bar for a model. Every so often the loop stops its clock and translates 200 of
 # the test sentences; for one model we also keep a map of where it looks, for later.
+
 
 # %%
 def alignment(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
@@ -794,9 +797,7 @@ def alignment(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
 models, histories, right, tests, growing = {}, {}, {}, {}, {}
 for s in seeds:
     examples, pairs = sentences(s)
-    source, target = (
-        ids.to(run.device) for ids in data.encode_pairs(pairs, english_words, german_words)
-    )
+    source, target = (ids.to(run.device) for ids in data.encode_pairs(pairs, english_words, german_words))
     tests[s] = (pairs, source, target)
     for name, h in hidden.items():
         torch.manual_seed(s)
@@ -842,10 +843,7 @@ show.lines(
     x_label="words in the English source",
     y_label="exact match, %",
     alt="Exact match over source length from 2 to 14 words. From the shortest to the longest range: "
-    + "; ".join(
-        f"{name} {each.mean(0)[0]:.0f} % to {each.mean(0)[-1]:.0f} %"
-        for name, each in curves.items()
-    ),
+    + "; ".join(f"{name} {each.mean(0)[0]:.0f} % to {each.mean(0)[-1]:.0f} %" for name, each in curves.items()),
     caption=f"Profile {run.profile}, {len(seeds)} seeds; bands reach from the worst to the best seed. The models have "
     "equal parameters and equal steps. Compare how steeply the curves fall.",
 )
@@ -854,6 +852,7 @@ show.lines(
 # To judge the claim, sort each seed's test sentences by length and cut them into quarters. The gain is the exact match
 # of additive attention minus that of the fixed vector on the longest quarter; its growth is this gain minus the same
 # on the shortest. The thresholds were written into the ledger before any of these runs.
+
 
 # %%
 def quarters(name: str, s: int) -> Tensor:
@@ -886,10 +885,7 @@ for name in translators:
     share = sum(quarters(name, s)[3] for s in seeds) / len(seeds)
     show.glue(f"attention-{name.split()[0]}-longest", f"{share:.0f} %")
 ticks = [m["step"] for m in histories["additive", seed].metrics]
-climbs = {
-    name: torch.tensor([[m["exact"] for m in histories[name, s].metrics] for s in seeds])
-    for name in translators
-}
+climbs = {name: torch.tensor([[m["exact"] for m in histories[name, s].metrics] for s in seeds]) for name in translators}
 show.lines(
     ticks,
     {name: climb.mean(0) for name, climb in climbs.items()},
@@ -897,10 +893,7 @@ show.lines(
     x_label="training step",
     y_label="exact match, %",
     alt="Exact match on 200 test sentences over training steps. After half of the steps and at the end: "
-    + "; ".join(
-        f"{name} {each.mean(0)[3]:.0f} % and {each.mean(0)[7]:.0f} %"
-        for name, each in climbs.items()
-    ),
+    + "; ".join(f"{name} {each.mean(0)[3]:.0f} % and {each.mean(0)[7]:.0f} %" for name, each in climbs.items()),
     caption="Attention is learned early. The fixed vector comes later, and flattens when the learning rate runs out.",
 )
 # %% [markdown]
@@ -935,6 +928,7 @@ show.glue("attention-fixed-after", f"{after.mean():.0f} %")
 # source, after these have attended to each other. It is a small Transformer that writes all ten at once; positions are
 # added as the next chapter explains.
 
+
 # %%
 class DateReader(nn.Module):
     """Characters (B, N) of a date to logits (B, 10, V) of the ten characters of its ISO form."""
@@ -946,9 +940,7 @@ class DateReader(nn.Module):
         self.register_buffer("places", sinusoids(length, dim), persistent=False)
         self.mix, self.read = Attention(dim, heads, **head), Attention(dim, heads, **head)
         self.think = nn.Sequential(nn.Linear(dim, 2 * dim), nn.ReLU(), nn.Linear(2 * dim, dim))
-        self.write = nn.Sequential(
-            nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.ReLU(), nn.Linear(2 * dim, vocab)
-        )
+        self.write = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.ReLU(), nn.Linear(2 * dim, vocab))
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, source: Tensor) -> Tensor:
@@ -958,6 +950,7 @@ class DateReader(nn.Module):
         x = self.norm(x + self.think(x))
         asked = self.questions.expand(len(source), -1, -1)
         return self.write(asked + self.read(asked, x, mask=seen))
+
 
 # %%
 narrow, wide = run.pick(quick=(8, 128), colab=(8, 512), full=(8, 1024))
@@ -986,6 +979,7 @@ def train_reader(seed: int, **head) -> tuple[DateReader, list[float], float, lis
         hits = (reader(source).argmax(-1) == target[:, 1:-1]).all(1)
     return reader, history.losses, 100 * hits.float().mean().item(), test, source
 
+
 # %%
 arms = {"divided by √d": None, "raw": 1.0}
 readers = {
@@ -994,11 +988,7 @@ readers = {
     for name, scale in arms.items()
     for s in seeds
 }
-reached = {
-    (d, name): torch.tensor([readers[d, name, s][2] for s in seeds])
-    for d in (narrow, wide)
-    for name in arms
-}
+reached = {(d, name): torch.tensor([readers[d, name, s][2] for s in seeds]) for d in (narrow, wide) for name in arms}
 gap = {d: reached[d, "divided by √d"] - reached[d, "raw"] for d in (narrow, wide)}
 verdicts.append(
     claims.report(
@@ -1013,9 +1003,7 @@ show.bars(
     {f"{name}, d = {d}": shares.tolist() for (d, name), shares in reached.items()},
     y_label="dates without a mistake, %",
     alt="Four bars with a dot for each seed. Mean share of right dates: "
-    + "; ".join(
-        f"{name}, d = {d}: {shares.mean():.0f} %" for (d, name), shares in reached.items()
-    ),
+    + "; ".join(f"{name}, d = {d}: {shares.mean():.0f} %" for (d, name), shares in reached.items()),
     caption=f"Profile {run.profile}, one dot for each seed. Same data, steps and parameters at each width; the only "
     "difference is one factor.",
 )
@@ -1072,14 +1060,12 @@ show.lines(
 # source length. The judge is BLEU {cite:p}`papineni2002`: how many of a translation's runs of one to four words stand
 # in the reference as well, with a penalty for being too short.
 
+
 # %%
 def captions(split: str) -> list[tuple[str, str]]:
     """Lower-case captions with spaces around punctuation."""
     rows = data.load("multi30k", split)
-    english, german = (
-        [re.sub(r"([^\w\s])", r" \1 ", text.lower()) for text in rows[side]]
-        for side in ("en", "de")
-    )
+    english, german = ([re.sub(r"([^\w\s])", r" \1 ", text.lower()) for text in rows[side]] for side in ("en", "de"))
     return list(zip(english, german, strict=True))
 
 
@@ -1106,6 +1092,7 @@ def caption_bleu(name: str, steps: int) -> list[float]:
     wanted = [german for _, german in test]
     groups = [slice(i, i + 250) for i in range(0, len(test), 250)]
     return [corpus_bleu(written[part], [wanted[part]], tokenize="none", force=True).score for part in groups]
+
 
 # %%
 if run.profile != "quick" and data.available("multi30k"):
@@ -1249,6 +1236,7 @@ show.explore(
 # Attention is easy to get wrong in ways that train. Here are six mistakes from code that people really write, next to
 # the right version. Each is a function of the scores and of what may be seen.
 
+
 # %%
 def hidden_scores(e: Tensor, seen: Tensor) -> Tensor:
     return e.masked_fill(~seen, -torch.inf)
@@ -1268,6 +1256,7 @@ versions = {
 # And here are six things that are true of attention. None compares with a reference; each says what attention *means*,
 # so it can be written before the code. Three of them change something that must not matter, and look whether the
 # output moves.
+
 
 # %%
 def same(a: Tensor, b: Tensor) -> bool:
@@ -1301,6 +1290,7 @@ def checks(weigh, q: Tensor, k: Tensor, v: Tensor) -> dict[str, bool]:
         "empty rows are harmless": empty_rows_are_harmless(weigh),
     }
 
+
 # %%
 caught = {name: checks(weigh, *torch.randn(3, 8, 32)) for name, weigh in versions.items()}
 right_one, *wrong = caught.values()
@@ -1309,10 +1299,7 @@ assert all(any(row[check] for row in wrong) for check in right_one)
 
 # %% tags=["hide-input"]
 show.table(
-    [
-        {"version": name, **{check: "✓" if good else "✗" for check, good in row.items()}}
-        for name, row in caught.items()
-    ],
+    [{"version": name, **{check: "✓" if good else "✗" for check, good in row.items()}} for name, row in caught.items()],
     caption="Every mistake is caught by some check, and no check catches them all.",
 )
 
@@ -1344,9 +1331,7 @@ show.table(
         {
             "claim": verdict.claim.id.removeprefix("attention."),
             "the paper": verdict.claim.paper,
-            "ours": "; ".join(
-                f"{name} {summary.mean:.0f}" for name, summary in verdict.summaries.items()
-            ),
+            "ours": "; ".join(f"{name} {summary.mean:.0f}" for name, summary in verdict.summaries.items()),
             "verdict": str(verdict),
         }
         for verdict in verdicts
@@ -1426,6 +1411,7 @@ assert weights.diagonal(dim1=-2, dim2=-1).mean() > 0.9
 # :class: dropdown
 # ```
 
+
 # %%
 def window(n: int, reach: int) -> Tensor:
     places = torch.arange(n)
@@ -1486,6 +1472,7 @@ assert kept.sum() == 1 and orders[kept][0].tolist() == list(range(6))
 # Let every token see only itself, by a diagonal mask. Then attention must return each token's own value, and with
 # identity matrices the whole layer must return its input. The broken merge deals one token's heads out to several.
 
+
 # %%
 def broken_merge(x: Tensor) -> Tensor:
     return x.reshape(x.shape[0], x.shape[2], -1)
@@ -1494,9 +1481,7 @@ def broken_merge(x: Tensor) -> Tensor:
 def returns_its_input(merge) -> bool:
     x = torch.randn(2, 6, 16)
     q = k = v = split_heads(x, 4)
-    return torch.allclose(
-        merge(scaled_dot_product(q, k, v, torch.eye(6, dtype=torch.bool))), x, atol=1e-6
-    )
+    return torch.allclose(merge(scaled_dot_product(q, k, v, torch.eye(6, dtype=torch.bool))), x, atol=1e-6)
 
 
 assert returns_its_input(merge_heads) and not returns_its_input(broken_merge)
@@ -1520,6 +1505,7 @@ assert broken_merge(split_heads(torch.randn(2, 6, 16), 4)).shape == (
 # :class: dropdown
 # ```
 
+
 # %%
 def capacity(width: int) -> int:
     """The longest sentence, in steps of a tenth, that one vector holds."""
@@ -1531,9 +1517,7 @@ def capacity(width: int) -> int:
 
 found = {width: capacity(width) for width in (32, 64, 128, 256)}
 print("width: words", found)
-assert (
-    2 < found[256] / found[32] < 20
-)  # eight times as wide: about eight times as many words
+assert 2 < found[256] / found[32] < 20  # eight times as wide: about eight times as many words
 
 # %% [markdown]
 # Nearly in proportion: a vector twice as wide holds about twice as many words. A sentence twice as long needs a model

@@ -366,12 +366,8 @@ q, k, v = torch.randn(50, 16), torch.randn(75, 16), torch.randn(75, 16)  # no mu
 if not no_triton:
     out = torch.empty_like(q)
     programs = triton.cdiv(50, 16)
-    triton.jit(one_head)[(programs,)](
-        q, k, v, out, 50, 75, 16**-0.5 * math.log2(math.e), D=16, BM=16, BN=16
-    )
-    show.parity(
-        "kernel, interpreted, against the formula", (out - written_out(q, k, v)).abs().max().item(), 1e-5
-    )
+    triton.jit(one_head)[(programs,)](q, k, v, out, 50, 75, 16**-0.5 * math.log2(math.e), D=16, BM=16, BN=16)
+    show.parity("kernel, interpreted, against the formula", (out - written_out(q, k, v)).abs().max().item(), 1e-5)
     print(f"{programs} programs wrote {out.numel()} numbers; no table of {50 * 75} scores was stored")
 
 # %% [markdown]
@@ -455,9 +451,7 @@ if not no_triton:
 # where a tile of scores has been computed; each is one line there. Against the float64 oracle of the first chapter:
 
 # %%
-q, k, v = (
-    torch.randn(2, h, n, 20) for h, n in ((4, 33), (2, 50), (2, 50))
-)  # two query heads share a key head
+q, k, v = (torch.randn(2, h, n, 20) for h, n in ((4, 33), (2, 50), (2, 50)))  # two query heads share a key head
 padding = torch.arange(50) < torch.tensor([[31], [50]])
 calls = {
     "nothing": {},
@@ -469,11 +463,7 @@ calls = {
 }
 for name, options in calls.items():
     if not no_triton:
-        error = (
-            (attention(q, k, v, **options, backend="triton") - attention_reference(q, k, v, **options))
-            .abs()
-            .max()
-        )
+        error = (attention(q, k, v, **options, backend="triton") - attention_reference(q, k, v, **options)).abs().max()
         show.parity(f"Triton path, {name}", error.item(), 1e-5)
 
 # %% [markdown]
@@ -630,13 +620,9 @@ print(f"one thread here: {roof['gflops']:.0f} GFLOP/s in a product, {roof['gbs']
 points: dict[str, list[tuple[float, float]]] = {"written out": [], "PyTorch's kernel": []}
 for (name, length), spent in best.items():
     numbers = sum(bytes_moved(length, 64).values()) / 2 if name == "written out" else 4 * length * 64
-    points[name].append(
-        (intensity(length, 64, 4 * numbers), 4 * length**2 * 64 / spent / 1e9)
-    )  # 32 bits
+    points[name].append((intensity(length, 64, 4 * numbers), 4 * length**2 * 64 / spent / 1e9))  # 32 bits
 highest = max(speed for each in points.values() for _, speed in each)
-show.expect(
-    highest < 1.1 * roof["gflops"], "no call is faster than the roof that was measured beside it"
-)
+show.expect(highest < 1.1 * roof["gflops"], "no call is faster than the roof that was measured beside it")
 
 # %% [markdown]
 # And GPUs? This book has a benchmark, `python -m benchmarks.attention`, that times our kernels beside every backend of
@@ -645,17 +631,13 @@ show.expect(
 # known, and nothing is claimed. On Colab with a GPU, this cell runs the quick form on your card and adds it.
 
 # %% tags=["nbval-ignore-output"]
-home = next(
-    (f for f in (Path.cwd(), *Path.cwd().parents) if (f / "benchmarks" / "attention.py").exists()), None
-)
+home = next((f for f in (Path.cwd(), *Path.cwd().parents) if (f / "benchmarks" / "attention.py").exists()), None)
 if run.device.type == "cuda":
     if home is None:
         home = Path("book").resolve()
         address = metadata("tformerlib")["Project-URL"].split(", ")[1]
         subprocess.run(["git", "clone", "--quiet", "--depth", "1", address, str(home)], check=True)
-    plain = {
-        name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"
-    }  # compiled here
+    plain = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}  # compiled here
     quick = [
         sys.executable,
         "-m",
@@ -692,10 +674,7 @@ show.table(
     [
         {
             "kernel": name,
-            **{
-                f"D = {d}": f"{speed} ({speed / peak:.0%})"
-                for d, speed in zip((64, 128), both, strict=True)
-            },
+            **{f"D = {d}": f"{speed} ({speed / peak:.0%})" for d, speed in zip((64, 128), both, strict=True)},
         }
         for name, both in reported.items()
     ],
@@ -710,19 +689,13 @@ show.table(
 
 
 # %% tags=["hide-input"]
-def frame(
-    title: str, tflops: float, gbs: float, marks: dict[str, list[tuple[float, float]]]
-) -> go.Figure:
+def frame(title: str, tflops: float, gbs: float, marks: dict[str, list[tuple[float, float]]]) -> go.Figure:
     """A roof and three kinds of points under it, in TFLOP/s over operations per byte."""
     x = sorted([*(2.0**i for i in range(15)), 1000 * tflops / gbs])
-    fig = go.Figure(
-        go.Scatter(x=x, y=[min(tflops, i * gbs / 1000) for i in x], mode="lines", name=f"roof: {title}")
-    )
+    fig = go.Figure(go.Scatter(x=x, y=[min(tflops, i * gbs / 1000) for i in x], mode="lines", name=f"roof: {title}"))
     for kind in ("written out", "the best of others", "ours"):
         at = marks.get(kind, [])
-        fig.add_scatter(
-            x=[i for i, _ in at], y=[s for _, s in at], mode="markers", marker_size=9, name=kind
-        )
+        fig.add_scatter(x=[i for i, _ in at], y=[s for _, s in at], mode="markers", marker_size=9, name=kind)
     fig.update_xaxes(type="log", title="operations per byte").update_yaxes(type="log", title="TFLOP/s")
     return fig
 
@@ -761,12 +734,9 @@ show.slider(
     slider_label="machine",
     alt="Rooflines, speed over operations per byte, both logarithmic: a slope limited by memory, then a flat limit of "
     "arithmetic. On this CPU, attention written out lies to the left of PyTorch's tiled kernel. On the H100, kernels "
-    "reported by others lie below the flat part. Recorded GPUs: "
-    + (", ".join(recorded) or "none")
-    + ".",
+    "reported by others lie below the flat part. Recorded GPUs: " + (", ".join(recorded) or "none") + ".",
     caption="The further right, the less a call waits for memory. Move the slider for other machines; hover for a "
-    "value. Points named ours appear for GPUs on which the benchmark ran"
-    + ("." if recorded else ": none so far."),
+    "value. Points named ours appear for GPUs on which the benchmark ran" + ("." if recorded else ": none so far."),
 )
 
 # %% [markdown]
@@ -879,9 +849,7 @@ def through(backend: str) -> list[Tensor]:
 if not no_triton:
     names = ("output", "gradient of qkv", "gradient of the bias")
     for name, a, b in zip(names, through("triton"), through("torch"), strict=True):
-        show.parity(
-            f"one kernel against roll, cut, attend, put back: {name}", (a - b).abs().max().item(), 5e-5
-        )
+        show.parity(f"one kernel against roll, cut, attend, put back: {name}", (a - b).abs().max().item(), 5e-5)
 
 # %%
 passes = {  # reads and writes of a tensor of the map's size, forward
@@ -927,10 +895,7 @@ q, k, v = (
 order = (q @ k.mT)[:, :, 0, :, None].argsort(2, descending=True).expand(k.shape)
 errors = {
     "keys as they come": (forgetful(q, k, v) - written_out(q, k, v)).abs().max().item(),
-    "best key first": (forgetful(q, k.gather(2, order), v.gather(2, order)) - written_out(q, k, v))
-    .abs()
-    .max()
-    .item(),
+    "best key first": (forgetful(q, k.gather(2, order), v.gather(2, order)) - written_out(q, k, v)).abs().max().item(),
 }
 assert errors["best key first"] < 1e-5 and errors["keys as they come"] > 1e-2
 show.table([{"order": order, "largest error": error} for order, error in errors.items()])
@@ -964,10 +929,7 @@ show.table([{"order": order, "largest error": error} for order, error in errors.
 
 # %%
 show.table(
-    [
-        {"claim": verdict.claim.claim, "the paper": verdict.claim.paper, "verdict": str(verdict)}
-        for verdict in verdicts
-    ]
+    [{"claim": verdict.claim.claim, "the paper": verdict.claim.paper, "verdict": str(verdict)} for verdict in verdicts]
 )
 
 # %% [markdown]
@@ -989,9 +951,7 @@ show.table(
 # %%
 for card, (tflops, gbs) in cards.items():
     tokens = 2 * 1000 * tflops / gbs
-    assert math.isclose(
-        intensity(round(tokens), 64, 8 * round(tokens) * 64), 1000 * tflops / gbs, rel_tol=0.01
-    )
+    assert math.isclose(intensity(round(tokens), 64, 8 * round(tokens) * 64), 1000 * tflops / gbs, rel_tol=0.01)
     print(f"{card}: from about {tokens:.0f} tokens on")
 assert intensity(512, 64, 8 * 512 * 64) == intensity(512, 128, 8 * 512 * 128)  # the width cancels
 
@@ -1104,9 +1064,7 @@ assert not torch.allclose(torchs, whole[:, :, -3:], atol=1e-2)
 # %%
 for w in (1, 2, 64, 65, 66, 200, 400):
     visited = (tiles((ahead <= 0) & (ahead > -w), 64) > 0).sum(-1).max().item()
-    assert visited == 1 + math.ceil(
-        (w - 1) / 64
-    )  # its own tile, and w - 1 keys to the left of its first row
+    assert visited == 1 + math.ceil((w - 1) / 64)  # its own tile, and w - 1 keys to the left of its first row
 print("at most 1 + ceil((w - 1) / t) tiles, whatever the length of the sequence")
 
 # %% [markdown]
@@ -1128,9 +1086,7 @@ print("at most 1 + ceil((w - 1) / t) tiles, whatever the length of the sequence"
 for width in (64, 128, 256):
     product, exponential = 4 * width / 989e12, 1 / 3.9e12
     share = product / (product + exponential)
-    print(
-        f"D = {width}: exponential / product = {exponential / product:.2f}, so at most {share:.0%} of the peak"
-    )
+    print(f"D = {width}: exponential / product = {exponential / product:.2f}, so at most {share:.0%} of the peak")
 
 # %% [markdown]
 # Compare with the reported figures above. The others stay below these shares; FlashAttention-3 comes level with them at
