@@ -121,6 +121,7 @@ def test_what_does_not_fit_is_refused_by_name():
         (lambda: make("cvt_13", positions=64).eval()(images(96)), r"\(24, 24\)"),
         (lambda: make("convit_tiny", image=30), "image=30"),
         (lambda: make("convit_tiny", heads=8), "heads=8"),
+        (lambda: make("convit_tiny", free=0), "free=0"),
         (lambda: make("convit_tiny")(images(64)), r"\(16, 16\)"),
         (lambda: make("cmt_s", image=48), "cannot be reduced by 8"),
         (lambda: make("cmt_s").eval()(images(128)), "256 positions"),

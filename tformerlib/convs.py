@@ -72,8 +72,12 @@ class MBConv(nn.Module):
     """Wide in the middle, and cheap there as each channel has a kernel of its own (Sandler et al. 2018).
 
     Norm, 1 x 1 up to expansion * out channels, 3 x 3 depthwise with the stride, squeeze-excite, 1 x 1 down, and what
-    came in is added, pooled where there is a stride. So CoAtNet has it; EfficientNet has no norm in front but one at
-    the end, and adds nothing where the shape changes.
+    came in is added, pooled where there is a stride. So CoAtNet has it, but that its paper strides in the first 1 x 1,
+    which skips three pixels of four; timm does as here. EfficientNet has its first norm at the end instead, and adds
+    nothing where the shape changes.
+
+    Args:
+        expansion: channels in the middle over `out`.  squeeze: hidden units of squeeze-excite over `out`.
     """
 
     def __init__(

@@ -1,7 +1,6 @@
 """CoAtNet: stages of convolution, then stages of attention that knows offsets (Dai et al. 2021).
 
-Maps are (B, H, W, C); stage s has one token for 4 * 2^s by 4 * 2^s pixels. The authors published neither code nor
-weights. This is timm's reading: the stride of MBConv is in its depthwise convolution, in the paper in the first 1 x 1.
+Maps are (B, H, W, C). The authors published neither code nor weights: see MBConv for where we and timm deviate.
 """
 
 import math
@@ -126,13 +125,14 @@ def init(module: nn.Module) -> None:
 
 
 DEEPER: dict[str, Any] = {"depths": (2, 6, 14, 2)}
-SIZES: dict[str, dict[str, Any]] = {  # table 3; parameters and multiply-adds at 224 x 224 in data/systems.yml
-    "coatnet_0_224": {},
-    "coatnet_1_224": DEEPER,
-    "coatnet_2_224": DEEPER | {"dims": (128, 256, 512, 1024), "stem": 128},
-    "coatnet_3_224": DEEPER | {"dims": (192, 384, 768, 1536), "stem": 192},
-    "coatnet_4_224": {"depths": (2, 12, 28, 2), "dims": (192, 384, 768, 1536), "stem": 192},
-    "coatnet_5_224": {"depths": (2, 12, 28, 2), "dims": (256, 512, 1280, 2048), "stem": 192},
+DEEPEST: dict[str, Any] = {"depths": (2, 12, 28, 2), "stem": 192}
+SIZES: dict[str, dict[str, Any]] = {  # of table 3, with parameters
+    "coatnet_0_224": {},  # 25.0 M
+    "coatnet_1_224": DEEPER,  # 42.2 M
+    "coatnet_2_224": DEEPER | {"dims": (128, 256, 512, 1024), "stem": 128},  # 74.7 M
+    "coatnet_3_224": DEEPER | {"dims": (192, 384, 768, 1536), "stem": 192},  # 167.0 M
+    "coatnet_4_224": DEEPEST | {"dims": (192, 384, 768, 1536)},  # 275.4 M
+    "coatnet_5_224": DEEPEST | {"dims": (256, 512, 1280, 2048)},  # 687.5 M
 }
 
 

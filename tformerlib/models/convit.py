@@ -56,7 +56,7 @@ class GatedAttention(nn.Module):
         return self.place(self.offsets).movedim(-1, 0).softmax(-1)
 
     def weights(self, x: Tensor) -> Tensor:
-        """(B, heads, N, N) weights for the tokens (B, N, C), as figures show them."""
+        """(B, heads, N, N) weights for tokens (B, N, C), for figures; `record_attention` hears of the content alone."""
         q, k = self.qk(x).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return torch.lerp(attention_weights(q, k), self.positional(), self.gate.sigmoid()[:, None, None])
 
@@ -91,8 +91,8 @@ class ConViT(nn.Module):
         depth: int = 12, free: int = 2, local: bool = True, mlp: float = 4.0, drop_path: float = 0.1, channels: int = 3,
     ) -> None:  # fmt: skip
         super().__init__()
-        if image % patch:
-            raise ValueError(f"image={image} is not a multiple of patch={patch}")
+        if image % patch or not 0 < free <= depth:
+            raise ValueError(f"{image=} is not a multiple of {patch=}, or {depth=} has no {free=} blocks for the class")
         dim, self.grid, self.gated = dim or 48 * heads, (image // patch, image // patch), depth - free
         self.patches = PatchEmbed(dim, patch, channels=channels, norm=lambda dim: nn.Identity())
         self.positions = nn.Parameter(torch.empty(1, self.grid[0] * self.grid[1], dim))
