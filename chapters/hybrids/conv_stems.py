@@ -1036,7 +1036,7 @@ assert not neighbors_are_neighbors(partial(broken_leff, layer=layer))
 #
 # ## Further reading
 #
-# - {cite:t}`xiao2021`: short, and careful about what is held equal; the conjecture is in the introduction.
+# - {cite:t}`xiao2021`: the conjecture is in the abstract, and the rest is about what has to be held equal to test it.
 # - {cite:t}`hassani2021`: the three steps, and what can be trained on a small machine.
-# - {cite:t}`yuan2021ceit`: four changes to ViT, one at a time.
+# - {cite:t}`yuan2021ceit`: three changes to ViT, and what each brings.
 # - {cite:t}`dosovitskiy2021`: what all three start from.
