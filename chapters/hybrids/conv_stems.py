@@ -511,7 +511,6 @@ for kind in kinds:
     show.glue(f"stems-lost-{kind}", f"{lost[kind]:.1f}")
     show.glue(f"stems-best-{kind}", f"{every[kind].max():.1f} %")
     show.glue(f"stems-behind-{kind}", f"{behind[kind]:+.1f}")
-show.expect(lost["convolutions"] < lost["patches"], "a wrong choice costs the model with convolutions less")
 
 # %% [markdown]
 # The best cell of patches has {glue:text}`stems-best-patches`, that of convolutions
