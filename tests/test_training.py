@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -548,3 +549,28 @@ def test_average_of_states_and_files(tmp_path: Path) -> None:
     (tmp_path / "c.safetensors").write_bytes(b"12345678")
     with pytest.raises(CheckpointError, match=r"c\.safetensors"):
         average_checkpoints([tmp_path / "c.safetensors"])
+
+
+def test_another_optimizer_in_the_place_of_adamw(tmp_path: Path) -> None:
+    """SGD with momentum against a loop written out; biases are spared the decay; a checkpoint knows its optimizer."""
+    x, y = task()
+    model, twin = network(0.0)[:1], copy.deepcopy(network(0.0)[:1])
+    sgd = partial(torch.optim.SGD, momentum=0.9)
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return (model(batch[0]).sum(-1, keepdim=True) - batch[1]).square().mean()
+
+    settings: dict[str, Any] = {"batch_size": 10, "weight_decay": 0.1, "seed": 4, "checkpoint": tmp_path / "c.pt"}
+    fit(model, (x, y), loss, steps=5, lr=0.05, optimizer=sgd, clip=None, device="cpu", **settings)
+    velocity = [torch.zeros_like(p) for p in twin.parameters()]
+    for step in range(1, 6):
+        rows = chosen(100, 10, step, 4)
+        gradients = torch.autograd.grad(loss(twin, (x[rows], y[rows])), list(twin.parameters()))
+        with torch.no_grad():
+            for p, g, v in zip(twin.parameters(), gradients, velocity, strict=True):
+                v.mul_(0.9).add_(g + (0.1 if p.ndim > 1 else 0.0) * p)
+                p.sub_(0.05 * v)
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    with pytest.raises(CheckpointError, match="optimizer"):
+        fit(model, (x, y), loss, steps=5, lr=0.05, clip=None, device="cpu", **settings)

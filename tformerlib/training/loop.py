@@ -103,7 +103,8 @@ def fit(
         "schedule": [schedule(step) for step in (1, math.ceil(steps / 2), steps)], "weight_decay": weight_decay,
         "ema": ema, "seed": seed, "device": device.type, "bf16": bf16, "processes": processes,
         "keep_last": [keep_last, checkpoint_every] if keep_last else 0,
-    } | ({"optimizer": repr(optimizer)} if optimizer else {}))  # fmt: skip
+        "optimizer": repr(optimizer) if optimizer else "AdamW",
+    })  # fmt: skip
 
     model.to(device).train()
     parallel = accelerator.prepare_model(model, device_placement=False)  # averages gradients over processes
