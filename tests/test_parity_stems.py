@@ -11,7 +11,8 @@ from torchvision.models.vision_transformer import ConvStemConfig, VisionTransfor
 from vit_pytorch import cct as peer
 
 import tformerlib as tf
-from tests.golden.stems import FILE, fill, uniform
+from tests.golden.numbers import fill, uniform
+from tests.golden.stems import FILE
 from tests.parity import TOLERANCE, assert_parity
 from tformerlib.positions import sinusoids
 

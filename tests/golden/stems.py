@@ -3,70 +3,22 @@
     python -m tests.golden.stems FOLDER
 
 FOLDER has clones of SHI-Labs/Compact-Transformers, coeusguo/ceit and facebookresearch/pycls under their names; pycls
-needs yacs and iopath. Their code is run, not copied: the file has names, shapes and numbers. Weights need not be
-stored, as `fill` makes them from their names alone, the same on every machine.
+needs yacs and iopath. Their code is run, not copied: the file has names, shapes and numbers.
 """
 
 import json
 import subprocess
 import sys
-import zlib
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
+
+from tests.golden.numbers import run
 
 FILE = Path(__file__).with_suffix(".json")
 REPOSITORIES = {"cct": "SHI-Labs/Compact-Transformers", "ceit": "coeusguo/ceit", "pycls": "facebookresearch/pycls"}
-
-
-def uniform(name: str, shape: tuple[int, ...]) -> Tensor:
-    """Numbers in -1 .. 1 (float64) that depend on the name and the place alone: SplitMix64 of both."""
-    z = np.arange(1, 1 + int(np.prod(shape)), dtype=np.uint64) + (np.uint64(zlib.crc32(name.encode())) << np.uint64(32))
-    with np.errstate(over="ignore"):
-        z = z * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z ^= z >> np.uint64(31)
-    return torch.from_numpy((z >> np.uint64(11)).astype(np.float64) / 2**52 - 1).reshape(shape)
-
-
-def fill(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
-    """A wide state dict: matrices and kernels of variance 2 / fan-in, norms' scales around 1, variances above 0.5."""
-    state = {}
-    for name, size in shapes.items():
-        shape, leaf = tuple(size), name.rpartition(".")[2]
-        x = uniform(name, shape)
-        if leaf == "running_var":
-            state[name] = 1.25 + 0.75 * x
-        elif leaf == "num_batches_tracked":
-            state[name] = torch.tensor(1)
-        elif len(shape) == 1 and leaf == "weight":
-            state[name] = 1 + 0.5 * x
-        elif len(shape) in (2, 4):
-            state[name] = x * (6 / np.prod(shape[1:])) ** 0.5
-        else:
-            state[name] = 0.8 * x
-    return state
-
-
-def run(model: nn.Module, side: int, size: dict[str, Any], ours: str) -> dict[str, Any]:
-    """Logits of three images, and for each parameter the product of its gradient with `uniform` of its name."""
-    model = model.double().eval()
-    shapes = {name: list(x.shape) for name, x in model.state_dict().items()}
-    model.load_state_dict(fill(shapes))
-    logits = model(uniform("images", (3, 3, side, side)) * 2)
-    assert logits.std() > 0.1
-    (logits * uniform("cotangent", tuple(logits.shape))).sum().backward()
-    projections = {
-        name: round((p.grad * uniform(f"probe {name}", tuple(p.shape))).sum().item(), 10)
-        for name, p in model.named_parameters() if p.grad is not None
-    }  # fmt: skip
-    numbers = [[round(v, 10) for v in row] for row in logits.tolist()]
-    return {"ours": ours, "size": size, "side": side, "shapes": shapes, "logits": numbers, "gradients": projections}
 
 
 def compact(folder: Path) -> dict[str, Any]:
