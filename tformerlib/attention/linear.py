@@ -44,8 +44,11 @@ class Nystrom(nn.Module):
 
 
 def pseudo_inverse(x: Tensor, steps: int = 6) -> Tensor:
-    """Of matrices (..., M, M), by an iteration of third order. Its start is scaled by maxima over the whole *batch*, as
-    in the official code: where it has not converged, what is said of one image depends on the others."""
+    """The pseudo-inverse of matrices (..., M, M), by an iteration of third order.
+
+    Its start is scaled by maxima over the whole *batch*, as in the official code: where it has not converged, what is
+    said of one image depends on the others.
+    """
     z = x.mT / (x.abs().sum(-1).max() * x.abs().sum(-2).max())
     one = torch.eye(x.shape[-1], device=x.device, dtype=x.dtype)
     for _ in range(steps):
@@ -87,6 +90,6 @@ class RandomFeatures(nn.Module):
 
 
 def refuse(options: dict[str, Any]) -> None:
-    """What attention in linear time cannot honor, as it never forms the weights."""
+    """Raises NotImplementedError for what needs the weights of single pairs, which are never formed."""
     if asked := [name for name, value in options.items() if isinstance(value, Tensor) or value not in (None, False, 0)]:
-        raise NotImplementedError(f"linear attention never forms the weights: no {', '.join(asked)}")
+        raise NotImplementedError(f"attention in linear time never forms the weights: it takes no {', '.join(asked)}")

@@ -17,7 +17,7 @@ from ..convs import ConvNorm, SqueezeExcite, pad_same
 from ..layers import DropPath
 from ..registry import register
 
-# of each stage: expansion, channels, blocks, kernel, stride of the first block (Tan and Le 2019, table 1)
+# of each stage: expansion, channels, blocks, kernel, stride of the first block (Tan and Le 2019)
 B0 = ((1, 16, 1, 3, 1), (6, 24, 2, 3, 2), (6, 40, 2, 5, 2), (6, 80, 3, 3, 2), (6, 112, 3, 5, 1), (6, 192, 4, 5, 2),
       (6, 320, 1, 3, 1))  # fmt: skip
 TENSORFLOWS = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
@@ -112,5 +112,5 @@ class EfficientNet(nn.Module):
 
 @register
 def efficientnet_b0(**overrides: Any) -> EfficientNet:
-    """5.3 M parameters, 0.39 G multiply-adds (Tan and Le 2019, table 2)."""
+    """5.3 M parameters, 0.39 G multiply-adds (Tan and Le 2019)."""
     return EfficientNet(**overrides)
