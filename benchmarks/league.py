@@ -85,6 +85,7 @@ MODELS: Mapping[str, tuple[str, Callable[[], nn.Module]]] = {
         "conv_attention",
         of("uniformer_small", patch=2, dims=(24, 48, 80), depths=(1, 2, 2), layout="LGG", head_dim=16, drop_path=0.0),
     ),
+    "ConvMixer": ("conv_mixers", of("convmixer_256_8", patch=4, dim=156)),
 }  # fmt: skip
 
 
