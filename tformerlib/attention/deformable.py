@@ -5,7 +5,6 @@ Shape letters: B batch, H heads, N queries, M places of all maps, E value width.
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -30,10 +29,11 @@ def deformable_attention(v: Tensor, at: Tensor, weights: Tensor, shapes: Sequenc
     if sum(areas) != v.shape[1] or at.shape[:-1] != weights.shape or at.shape[3] != len(areas):
         raise ValueError(f"v {tuple(v.shape)}, at {tuple(at.shape)}, weights {tuple(weights.shape)} and {shapes=}")
     record(weights.flatten(3).transpose(1, 2))
-    grids, weights = (2 * at - 1).transpose(1, 2).flatten(0, 1), weights.transpose(1, 2).flatten(0, 1)
+    # Points before queries, so that the sum over them runs along whole rows of memory
+    grids, weights = (2 * at - 1).permute(0, 2, 3, 4, 1, 5).flatten(0, 1), weights.permute(0, 2, 3, 4, 1).flatten(0, 1)
     out = v.new_zeros(())
-    for level, values in enumerate(v.split(areas, 1)):
-        image = values.permute(0, 2, 3, 1).flatten(0, 1).unflatten(-1, shapes[level])  # (B * H, E, height, width)
-        samples = F.grid_sample(image, grids[:, :, level], align_corners=False)  # (B * H, E, N, points)
-        out = out + torch.einsum("benp,bnp->bne", samples, weights[:, :, level])
-    return out.unflatten(0, (v.shape[0], v.shape[2])).transpose(1, 2)
+    for level, values in enumerate(v.permute(0, 2, 3, 1).flatten(0, 1).split(areas, -1)):
+        image = values.unflatten(-1, shapes[level])  # (B * H, E, height, width)
+        samples = F.grid_sample(image, grids[:, level], align_corners=False)  # (B * H, E, points, N)
+        out = out + (samples * weights[:, None, level]).sum(2)
+    return out.unflatten(0, (v.shape[0], v.shape[2])).permute(0, 3, 1, 2)
