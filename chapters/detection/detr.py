@@ -479,7 +479,7 @@ scale = run.pick(
     colab={"train": 16_000, "test": 200, "most": 4, "steps": 2000},
     full={"train": 100_000, "test": 1000, "most": 4, "steps": 30_000},
 )
-steps, looks = scale["steps"], run.pick(quick=8, colab=14, full=30)  # looks at the test scenes on the way
+steps, looks = scale["steps"], run.pick(quick=10, colab=20, full=30)  # looks at the test scenes on the way
 simple = {"side": 32, "smallest": 0.18, "largest": 0.55, "most": scale["most"]}
 train = scenes(scale["train"], **simple, seed=seed)
 test = scenes(scale["test"], **simple, split="test")
@@ -824,7 +824,7 @@ show.slider(
 detr = models["DETR"].cpu()
 with record_attention() as weights, torch.no_grad():
     answer = detr(as_floats(test.images[richest : richest + 1]))
-looks = weights[-1][0].mean(0).view(-1, 8, 8)  # (N, 8, 8)
+views = weights[-1][0].mean(0).view(-1, 8, 8)  # (N, 8, 8)
 scores, labels = detr.scoring.scores(answer.logits[-1, 0]).max(-1)
 order = scores.argsort(descending=True).tolist()
 centers = [(k + 0.5) / 8 for k in range(8)]
@@ -833,8 +833,8 @@ centers = [(k + 0.5) / 8 for k in range(8)]
 def look(query: int) -> go.Figure:
     """A scene under a query's attention, with its box."""
     heat = go.Heatmap(
-        z=[[round(v, 3) for v in row] for row in looks[query].tolist()], x=centers, y=centers, opacity=0.6, zmin=0,
-        zmax=round(looks.max().item(), 3), colorscale="Viridis", colorbar={"thickness": 10},
+        z=[[round(v, 3) for v in row] for row in views[query].tolist()], x=centers, y=centers, opacity=0.6, zmin=0,
+        zmax=round(views.max().item(), 3), colorscale="Viridis", colorbar={"thickness": 10},
         hovertemplate="%{z:.3f}<extra></extra>",
     )  # fmt: skip
     x, y = answer.boxes[-1, 0, query, :2].tolist()
@@ -854,7 +854,7 @@ show.slider(
     caption="A query that found something looks at it; the paper sees large models look at the ends of objects.",
 )
 show.attention_widget(
-    {f"query {q + 1}": looks[q] for q in order},
+    {f"query {q + 1}": views[q] for q in order},
     [str(k) for k in range(8)],
     [str(k) for k in range(8)],
     label="map of",
