@@ -531,10 +531,11 @@ for K, (look, belief) in enumerate(zip(looks, beliefs, strict=True)):
             go.Bar(x=[str(i) for i in range(labels)], y=[round(v, 3) for v in belief.tolist()], xaxis="x2",
                    name="probability"),
         ],
-        {"xaxis": {"domain": [0, 0.66], "tickvals": places, "tickangle": 0,
-                   "title": {"text": "the prompt, then the letter that asks"},
-                   "ticktext": [*(NAMES[i] for i in given), f"<b>{NAMES[letter]}?</b>"]},
-         "xaxis2": {"domain": [0.74, 1], "type": "category", "title": {"text": "digit"}},
+        {"xaxis": {"domain": [0, 0.7], "tickvals": [*(2 * i + 0.5 for i in range(shots)), 2 * shots], "tickangle": 0,
+                   "tickfont": {"size": 9}, "title": {"text": "the prompt, then the letter that asks"},
+                   "ticktext": [*(NAMES[x] + NAMES[y] for x, y in zip(given[::2], given[1::2], strict=True)),
+                                f"{NAMES[letter]}?"]},
+         "xaxis2": {"domain": [0.78, 1], "type": "category", "title": {"text": "digit"}},
          "yaxis": {"range": [0, 1]}, "height": 360, "showlegend": False},
     )  # fmt: skip
 show.slider(
@@ -543,7 +544,8 @@ show.slider(
     alt=f"Attention of the second layer's head over a prompt that grows from no example to sixteen, and the "
     f"probabilities of eight digits. The letter {NAMES[letter]} is asked for; it first stands in example {first}, "
     f"with the digit {NAMES[answer]}.",
-    caption=f"Asked for {NAMES[letter]}, whose digit is {NAMES[answer]}. Its first example is number {first}.",
+    caption=f"Asked for {NAMES[letter]}, whose digit is {NAMES[answer]}. Its first example is number {first}. Above "
+    "each example stand two bars: one for the letter, one for the digit.",
 )
 show.expect(beliefs[-1].argmax() + symbols == answer, "the whole prompt leads to the right digit")
 
