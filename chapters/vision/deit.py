@@ -982,9 +982,9 @@ show.table(shares, caption="The divergence of the formula over that of the code.
 # The row on length is the one to remember. A thousand steps are thirteen passes over our images; the paper's students
 # see each image three hundred times. A student that has not yet learned what the labels say has little use for a second
 # opinion. So a claim that fails here says that distillation does not pay *at this length and with this teacher*. It
-# does not say that it never does. The profile `full` is closer to the paper's setting. Seed 0 of the profile `colab`
-# was recorded on one thread of a CPU, not on the T4 that the profile is made for; its training took about twelve
-# minutes of processor time.
+# does not say that it never does. The profile `full` is closer to the paper's setting. Seeds 0 and 1 of the profile
+# `colab` were recorded on one thread of a CPU, not on the T4 that the profile is made for; training took about twelve
+# minutes of processor time for each, much longer by the clock, beside other work.
 #
 # The verdicts, over the seeds of this run and any that were recorded before:
 
