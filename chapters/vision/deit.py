@@ -644,8 +644,8 @@ verdicts = [
 ]
 
 # %% [markdown]
-# *Partly* asks for no more than a mean above zero, and two or three seeds of opposite signs can give that by chance. The
-# interval says how much of it to believe.
+# *Partly* asks for no more than a mean above zero, and two or three seeds of opposite signs can give that by chance.
+# The interval says how much of it to believe.
 #
 # Read the third claim with care, whichever way it goes. Its second metric says by how much the ResNet is the better
 # classifier. Where its student is ahead, that may be because the teacher is better, and not because it is
