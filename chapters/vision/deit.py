@@ -644,6 +644,9 @@ verdicts = [
 ]
 
 # %% [markdown]
+# *Partly* asks for no more than a mean above zero, and two or three seeds of opposite signs can give that by chance.
+# The interval says how much of it to believe.
+#
 # Read the third claim with care, whichever way it goes. Its second metric says by how much the ResNet is the better
 # classifier. Where its student is ahead, that may be because the teacher is better, and not because it is
 # convolutional. The paper has a stronger argument, which we know second-hand (table 2): there a small convolutional
@@ -982,9 +985,9 @@ show.table(shares, caption="The divergence of the formula over that of the code.
 # The row on length is the one to remember. A thousand steps are thirteen passes over our images; the paper's students
 # see each image three hundred times. A student that has not yet learned what the labels say has little use for a second
 # opinion. So a claim that fails here says that distillation does not pay *at this length and with this teacher*. It
-# does not say that it never does. The profile `full` is closer to the paper's setting. Seed 0 of the profile `colab`
-# was recorded on one thread of a CPU, not on the T4 that the profile is made for; its training took about twelve
-# minutes of processor time.
+# does not say that it never does. The profile `full` is closer to the paper's setting. Seeds 0 and 1 of the profile
+# `colab` were recorded on one thread of a CPU, not on the T4 that the profile is made for; training took about twelve
+# minutes of processor time for each, much longer by the clock, beside other work.
 #
 # The verdicts, over the seeds of this run and any that were recorded before:
 
