@@ -515,10 +515,10 @@ processor: dict[str, float] = {}  # seconds that training took
 def learn(name: str, make: Callable[[], nn.Module], loss: compare.Loss, recipe: Recipe, steps: int) -> nn.Module:
     """Trains a model and returns it in eval mode. The larger profiles go on from where they were interrupted."""
     torch.manual_seed(seed)
-    model, folder = make(), Path("build/checkpoints", f"deit-{run.profile}-s{seed}")
+    model = make()
     history = compare.train(
         model, task, compare.Budget(steps, batch, rate, recipe=recipe), seed=seed, loss=loss, device=run.device,
-        label=name, checkpoint=None if run.profile == "quick" else folder / f"{name}.pt",
+        label=name, checkpoint=run.checkpoint(name),
     )  # fmt: skip
     processor[name] = history.cpu_seconds[-1]
     return model
