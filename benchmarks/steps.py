@@ -4,9 +4,9 @@
     python -m benchmarks.steps swin_tiny gpt2 --minutes 8 # begin no model after eight minutes
 
 Both have the same weights and no dropout, and their outputs must agree in float32 before anything is timed. Then all
-that is timed runs in turn, in one process: a step (forward, cross-entropy, backward, AdamW) and a forward pass, eager
-and compiled, in bfloat16 by autocast where the GPU has it. Without a GPU it runs on the CPU, which says nothing of the
-kernels. `benchmarks.models` times smaller models on a CPU.
+that is timed runs in turn, in one process: a step (forward, cross-entropy, backward, AdamW; of DETR without matching)
+and a forward pass, eager and compiled, in bfloat16 by autocast where the GPU has it. Without a GPU it runs on the CPU,
+which says nothing of the kernels. `benchmarks.models` times smaller models on a CPU.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import tformerlib as tf
 from tformerlib.peers import prepare
 
-from . import timing
+from . import detr, timing
 from .attention import RESULTS, precision, reason, resume, write
 from .swin import swin_tiny
 
@@ -96,6 +96,15 @@ def bert_base() -> tuple[nn.Module, nn.Module]:
     )
 
 
+def detr_resnet50() -> tuple[nn.Module, nn.Module]:
+    """Logits of the last layer with its boxes beside them, so that both heads have gradients."""
+    ours, theirs = detr.models("detr", detr.FULL, detr.RESNET50)
+    return (
+        Output(ours, lambda model, images: torch.cat([part[-1] for part in model(images)], -1)),
+        Output(theirs, lambda model, images: torch.cat(model(pixel_values=images)[:2], -1)),
+    )
+
+
 def masked(batch: int, length: int = 512) -> tuple[Tensor, ...]:
     """Ids, and the places of every seventh token, about BERT's 15 %."""
     return torch.randint(1000, 30000, (batch, length)), torch.arange(0, batch * length, 7)
@@ -109,6 +118,7 @@ CASES: Mapping[str, Case] = {
         "timm", of_timm("deit_small_distilled", "deit_small_distilled_patch16_224"), images(224), 128
     ),
     "swin_tiny": Case("timm", swin_tiny, images(224), 128),
+    "detr_resnet50": Case("transformers", detr_resnet50, images(640), 8),
 }
 
 

@@ -30,7 +30,10 @@ def quickly(monkeypatch):
     monkeypatch.setattr(steps.timing, "clock", lambda device, budget: lambda run: steps.timing.cpu_clock(run, 0.0))
 
 
-@pytest.mark.parametrize("name", ["deit_small_distilled", pytest.param("bert_base", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name",
+    ["deit_small_distilled", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bert_base", "detr_resnet50"))],
+)
 def test_the_models_that_are_compared_agree(name):
     chosen = steps.CASES[name]
     torch.manual_seed(0)
