@@ -21,10 +21,15 @@ def images(height: int, width: int, count: int = 2) -> Tensor:
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("name", ["pvt_v2_b0", "pvt_v2_b2_li"])
-def test_equals_timm_at_published_sizes(name: str):
-    """In float64: the linear kind has ReLUs, and where an input is nearly 0 rounding decides what passes."""
-    assert_parity(tf.create_model(name), timm.create_model(name), "timm", images(224, 224, 1), double=True)
+def test_equals_timm_at_a_published_size():
+    assert_parity(tf.create_model("pvt_v2_b0"), timm.create_model("pvt_v2_b0"), "timm", images(224, 224, 1))
+
+
+@pytest.mark.slow
+def test_the_linear_kind_equals_timm_at_its_published_size():
+    """In float64: it has ReLUs, and where an input is nearly 0 rounding decides what passes. Takes minutes."""
+    ours, theirs = (make("pvt_v2_b2_li") for make in (tf.create_model, timm.create_model))
+    assert_parity(ours, theirs, "timm", images(224, 224, 1), double=True)
 
 
 @pytest.mark.slow
