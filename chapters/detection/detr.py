@@ -11,7 +11,7 @@
 # Where are the objects in an image, and what are they? For years the answer had two parts: score thousands of boxes,
 # then throw most of them away by a rule. {cite:t}`carion2020` ask a Transformer for the objects themselves, all at
 # once, as a set. This chapter builds their detector, trains it on drawn scenes, and looks at what followed: detectors
-# that do the same and learn it sooner.
+# that were built to learn the same sooner, or on larger maps.
 #
 # After this chapter you can
 # - say why suppression of duplicates fails where objects overlap, and solve a small matching by hand;
@@ -20,7 +20,7 @@
 # - say what Conditional, DAB, Deformable and DN-DETR each changed.
 #
 # **Time**: one to two minutes on two CPU cores; the line above says what this copy took. **Before**:
-# {ref}`the Transformer <transformer>`, whose decoder this is.
+# {ref}`the Transformer <transformer>`, whose decoder this is, without the causal mask.
 
 # %% tags=["bootstrap"]
 # tformerlib is installed, or lies above this folder, or (Colab) comes from the repository; torch stays as it is.
@@ -187,8 +187,11 @@ assert cost[queries, objects].sum() == min(sums.values()) == 12
 #
 # $$ \hat\sigma = \operatorname{argmin}_\sigma \sum_i C_{\sigma(i), i} . $$
 #
+# Queries that get no object are told to say *no object*.
+#
 # The cost $C$ of a pair has three parts: minus the probability that the query gives to the object's class, five times
-# the L1 distance of the boxes, and minus twice their **generalized IoU**. What is that?
+# the L1 distance of the boxes (the sum of the four absolute differences of their centers and sides, as shares of the
+# image), and minus twice their **generalized IoU**. What is that?
 #
 # ### Overlap that still says something at a distance
 #
@@ -201,6 +204,7 @@ assert cost[queries, objects].sum() == min(sums.values()) == 12
 #
 # Here the union is $2$ and the box around both is $3$ wide, so GIoU is $0 - \frac{1}{3}$. With a gap $g$ in general it
 # is $\frac{2}{2 + g} - 1$, whose slope is $-\frac{2}{(2 + g)^2}$: closing the gap always helps, most of all at the end.
+# GIoU is $1$ for equal boxes and comes near $-1$ for small boxes far apart.
 
 # %%
 gap = torch.tensor(1.0, requires_grad=True)
@@ -219,10 +223,16 @@ for name, measure, value, slope in (("IoU", iou, 0.0, 0.0), ("GIoU", generalized
 #
 # The image goes through a convolutional network, its last map is read as a sequence of vectors, the **memory**, and an
 # encoder lets these look at each other. Then comes the part that is DETR's own. There are $N$ learned vectors, the
-# queries, the same for all images. They look at each other, so that no two name one object; they look at the memory;
-# and this repeats from layer to layer. They start with *zeros* as content. What a query asks for is added again in
-# every layer, to what asks and is asked, and never to the values. The same holds for the places of the memory, which
-# are sines and cosines of $y$ and $x$.
+# queries, the same for all images. They look at each other, which lets them agree on who names what; they look at the
+# memory; and this repeats from layer to layer.
+#
+# The word *query* has two meanings now: one of the $N$ outputs, and what attention multiplies with keys. To keep them
+# apart, follow two things. The **content** `x` of an output starts at *zero* and collects what the layers find. Its
+# **learned vector** `query` stays as it is. In every layer the learned vector is added to the content where attention
+# makes its queries and keys, and never where it makes its values: it steers where an output looks and leaves no trace
+# in what is read. The places of the memory, sines and cosines of $y$ and $x$, are treated alike: added to the keys, in
+# every layer, and not to the values. The norm comes after each sum (post-norm), as in the first Transformer, and one
+# more norm, shared by all layers, stands before the outputs are read.
 
 
 # %%
@@ -317,8 +327,9 @@ assert not torch.isclose(*bound)
 print(f"matched: {listed:.4f} and {turned:.4f}; bound to the list's order: {bound[0]:.4f} and {bound[1]:.4f}")
 
 # %% [markdown]
-# The loss, by hand for one image: match, then cross-entropy for all queries, where those without an object count a
-# tenth, and L1 distance and GIoU for those with one. All layers of the decoder learn alike, each with its own matching.
+# The loss, by hand for one image: match, then cross-entropy for all queries, a weighted mean in which those without an
+# object count a tenth, and L1 distance and $1 - \operatorname{GIoU}$ for those with one. The matching itself is a choice
+# and has no gradient. All layers of the decoder are trained by the same loss, each with its own matching.
 
 
 # %%
@@ -464,8 +475,9 @@ show.table(
 show.expect(results["matched"][0] < results["bound to the list"][0] / 2, "matched outputs are at least twice as near")
 
 # %% [markdown]
-# Bound to the list, both outputs stand near the middle, where there is no dot. Matched, each takes a dot. A third way
-# is a rule that the image itself shows, such as *from left to right*; it would do here too. The experiment tries it.
+# Bound to the list, both outputs stand near the middle, where as a rule there is no dot. Matched, they stand far nearer
+# to the dots. A third way is a rule that the image itself shows, such as *from left to right*; it would do here too. The
+# experiment tries it.
 #
 # ## The experiment: scenes, learned end to end
 #
