@@ -589,8 +589,8 @@ show.table(rows, caption="Mean attention weights over 500 unseen prompts, where 
 # ### The task
 #
 # A snippet of code has lost one token. Of what *kind* was it: prose (inside a comment or a string), a keyword, a name,
-# or a sign? Python's own tokenizer has the answers. Snippets come from packages that pretraining does not see, half of
-# the packages for labels and half for the test. Four kinds, equally often.
+# or a sign, such as a bracket or a comma? Python's own tokenizer has the answers. Snippets come from packages that
+# pretraining does not see, half of the packages for labels and half for the test. Four kinds, equally often.
 
 # %%
 KINDS = ["prose", "keyword", "name", "sign"]
@@ -1188,8 +1188,8 @@ show.lines(
 # | ensemble | plain mean | also weighted by accuracy before training | not measured |
 #
 # What we did not try: GPT-3's few-shot results on real tasks, which need a model that has read the web, and its
-# comparison with PET on the same 32 examples. The verdicts, over the seeds of this run and any that were recorded
-# before:
+# comparison with PET on the same 32 examples. What the table of verdicts gives as the papers' results is not yet
+# checked against the papers. The verdicts, over the seeds of this run and any that were recorded before:
 
 # %% tags=["nbval-ignore-output"]
 show.table(
@@ -1295,7 +1295,8 @@ assert all(torch.equal(reach(*layers), whole.float()) for layers in ([whole, nar
 # :class: dropdown
 # ```
 #
-# The wrong words are *knowledge against the task*, and should do worse than a guess; training has to undo them first.
+# The wrong words are *knowledge against the task*. As far as ours say their kinds, these should do worse than a guess,
+# and training would have to undo them first.
 
 # %%
 choices = {
