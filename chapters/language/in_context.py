@@ -77,6 +77,7 @@ run = tf.parameters(profile=profile, seed=seed)
 #
 # A secret code gives each letter a digit. Whoever has read `A 3 F 1 C 3` can answer `F ?`. Tomorrow's code is another
 # one. Each row below is such a prompt: some letters, drawn again and again, each with its digit in this row's code.
+# Rows to train on use one to eight of the sixteen letters, rows to test on use eight.
 
 # %%
 symbols, labels = 16, 8  # ids 0 .. 15 are letters, 16 .. 23 are digits
@@ -443,7 +444,7 @@ show.lines(
 # at. In our pilots two dense layers stayed far below the best possible for twelve hundred steps. With the band in
 # the *last* layer the search itself is cut off. Why, if one dense layer puts everything within reach, as we saw? Reach
 # is not enough: the search has to come *after* the copy, and here the only layer that can see far comes before it.
-# Neither is a statement about GPT-3, with its dozens of layers (six of each kind in the smallest).
+# Neither is a statement about GPT-3, which has at least six layers of each kind.
 #
 # ## The second experiment: what does the band cost?
 #
@@ -561,7 +562,8 @@ show.expect(beliefs[-1].argmax() + symbols == answer, "the whole prompt leads to
 # %% [markdown]
 # What should you see? While the letter has not come, attention has no good place to be, and a careful model guesses,
 # among the digits of the prompt if it has learned to count them. When it comes, a head that reads jumps to the *digit*
-# beside it. On the digit, not on the letter: the first layer's band has written the letter into it.
+# beside it. On the digit, not on the letter: if the first layer does its part, it has written the letter
+# into the digit.
 #
 # How does that look over many prompts? For each layer's head, the mean weight on the token just before, seen from the
 # digits, and on digits whose letter is the one that asks.
@@ -582,6 +584,11 @@ for layer, each in enumerate(weights, 1):
 show.table(rows, caption="Mean attention weights over 500 unseen prompts, where the letter has come before.")
 
 # %% [markdown]
+# A copying pair of heads should show in two cells of this table: the first layer's from a digit to its letter, and the
+# second layer's from a letter to its digits. With each seed that we ran in profile `quick` these two were by far the
+# largest. Attention weights show where a head looks and not what it does with that; to be sure, one would switch
+# it off.
+#
 # ## Build it: PET
 #
 # Now the other way to use a few examples: train on them, but ask in a form that pretraining knows.
@@ -689,6 +696,7 @@ for name, form in patterns(exam[0][:1]).items():
 
 # %% [markdown]
 # A gap holds one token. What if somebody wants to say a label with a word of several, or forgets a label altogether?
+# ({cite:t}`schick2021size` put several gaps for such words. Our version refuses them.)
 
 # %%
 for bad in ([["the"], ["unquestionably"]], [["the"], ["漢"]], [["the"], []], [["the"], ["the"]]):
@@ -822,6 +830,10 @@ best_words = {kind: everything[int(told["all"][:, i].argmax())] for i, kind in e
 print("says its kind best, with the whole snippet:", best_words)
 
 # %% [markdown]
+# Does the staircase come out? With each seed that we ran in profile `quick`, one word was the best for more than one
+# kind. So common sense about words is not what a small masked model goes by. We keep the words all the same: to choose
+# them again by the exam would be to train on it.
+#
 # ### Training on 32 labels
 #
 # {cite:t}`schick2021exploiting` train in three steps.
@@ -1140,8 +1152,9 @@ show.table(rows, caption="No label was used. Probabilities after a softmax over 
 # Four lessons. Log-probabilities instead of raw logits change *nothing*: they shift all words of a gap alike, and the
 # softmax over labels does not see a shift. Probabilities change a lot: each is at most 1, so after a softmax over four
 # labels none can have more than $e / (e + 3) \approx 0.48$, and the loss has a floor of $-\ln 0.48 \approx 0.74$ that
-# no training gets below. A sum makes labels with many words louder, in both directions. And the logarithm of a summed
-# probability prefers labels with many words even when the model has no opinion: it fails the last column.
+# no training gets below. A sum makes labels with many words louder, in both directions. It passes the
+# last column, which asks for equal scores when all logits are zero; if all were *one*, it would fail. And the logarithm
+# of a summed probability prefers labels with many words even when the model has no opinion: it fails the last column.
 #
 # The prompt has its own classic: a test that is not one. Train the reader on *one* code, and test it on the same.
 
@@ -1178,12 +1191,12 @@ show.lines(
 # |---|---|---|---|
 # | where prompts come from | trained on prompts alone | GPT-3 meets them in text | it must be taught here |
 # | sizes | 8 to 32 wide, two layers | 768 to 12,288 wide, 12 to 96 layers | see the verdict |
-# | order of layers | band first in the first experiment | not stated | the copying head needs it there |
+# | order of layers | band first in the first experiment | not stated | copying is found sooner |
 # | width of a band | 4, and a quarter of the context | not stated | not measured beyond the two |
-# | masked model | two layers, a minute of code | ALBERT-xxlarge, a large corpus | knows far less of the world |
+# | masked model | two layers, trained briefly on code | ALBERT-xxlarge, a large corpus | knows far less of the world |
 # | PET's task | kinds of tokens | SuperGLUE, reviews, news | closer to pretraining |
 # | the reminder, weight `1e-4` | left out in quick | in | costs as much as the rest; not measured |
-# | patterns and seeds | three patterns, one model each | up to five patterns, three models each | a smaller ensemble |
+# | patterns and seeds | three patterns, one model each | often more patterns, three models each | a smaller ensemble |
 # | iPET's generations | two | three | not measured |
 # | ensemble | plain mean | also weighted by accuracy before training | not measured |
 #
@@ -1260,7 +1273,8 @@ assert cheap[1] > cheap[0] and cheap[16] < ceiling[-1]
 print({K: f"{cheap[K]:.0f} %" for K in asked_at})
 
 # %% [markdown]
-# So a model that ends near those numbers has learned to count and not to read.
+# So a model that ends near those numbers may have learned no more than to count. In profile `quick` the smallest reader
+# ends there with each seed that we ran.
 # ```{solution-end}
 # ```
 #
@@ -1312,12 +1326,15 @@ assert torch.equal(
 print({name: f"{right:.0f} %" for name, right in by_words.items()}, f"with 32 labels, PET: {column['PET']}")
 
 # %% [markdown]
+# With each seed that we ran in profile `quick`, the wrong words ended at a guess and not below it, and one word each
+# did *better* than five. So five words of common sense can be worse than one, and the choice made a good part of the
+# difference that 32 labels make. Words also differ in how likely they are anywhere, which a raw logit does not take out.
 # ```{solution-end}
 # ```
 #
 # ```{exercise} Softer teachers
 # :label: icl-softer
-# The last step divides scores by 2. Show with a pencil that the temperature does not change the teachers' order. What
+# The last step divides scores by 2. Show with a pencil that it does not change the order of the labels. What
 # does it change? Take scores $(4, 2, 0)$ and compare the shares of the second label at temperatures 1 and 2.
 # ```
 #
