@@ -1328,7 +1328,8 @@ print({name: f"{right:.0f} %" for name, right in by_words.items()}, f"with 32 la
 # %% [markdown]
 # With each seed that we ran in profile `quick`, the wrong words ended at a guess and not below it, and one word each
 # did *better* than five. So five words of common sense can be worse than one, and the choice made a good part of the
-# difference that 32 labels make. Words also differ in how likely they are anywhere, which a raw logit does not take out.
+# difference that 32 labels make. Words also differ in how likely they are anywhere, which a raw logit does not take
+# out.
 # ```{solution-end}
 # ```
 #
