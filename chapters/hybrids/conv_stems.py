@@ -534,8 +534,8 @@ for kind in kinds:
 #
 # The second paper goes from ViT to CCT in steps, so we can ask what each is worth {cite:p}`hassani2021`: ViT-Lite;
 # the class token replaced by sequence pooling (CVT); patches replaced by convolutions (CCT); and CCT without positions.
-# All have the same number of parameters within a tenth, the same steps and the same images. For that, CCT pays for its
-# convolutions with a narrower MLP, and in `quick` with a block too. So its step is the stem *and* what pays for it.
+# All have the same number of parameters within a tenth, the same steps and the same images. For that, CCT pays in
+# `quick` and `colab` with a narrower MLP, in `quick` with a block too. There its step is the stem *and* what pays for it.
 
 
 # %%
