@@ -535,7 +535,7 @@ for kind in kinds:
 # The second paper goes from ViT to CCT in steps, so we can ask what each is worth {cite:p}`hassani2021`: ViT-Lite;
 # the class token replaced by sequence pooling (CVT); patches replaced by convolutions (CCT); and CCT without positions.
 # All have the same number of parameters within a tenth, the same steps and the same images. For that, CCT pays in
-# `quick` and `colab` with a narrower MLP, in `quick` with a block too. There its step is the stem *and* what pays for it.
+# `quick` and `colab` with a narrower MLP, in `quick` with a block too. There its step is the stem and what pays for it.
 
 
 # %%
