@@ -770,7 +770,7 @@ show.figure(
 # %% [markdown]
 # In this run two class tokens end at a cosine of {glue:text}`deit-twins-cosine`, class and distillation token at
 # {glue:text}`deit-pair-cosine`. Training was short, which may be why the two class tokens have not become one.
-# On CIFAR-10 (profile `colab`) the recorded seeds go against the paper: there the two class tokens are *less* alike than
+# On CIFAR-10 (profile `colab`) the recorded seeds go against the paper: there two class tokens are *less* alike than
 # class and distillation token. So the verdict in `quick` should not be taken for more than digits.
 #
 # ### What each head knows
@@ -997,7 +997,7 @@ show.table(shares, caption="The divergence of the formula over that of the code.
 # the paper trains for three hundred. A student that has not yet learned what the labels say may have little use for a
 # second opinion; we have not tested that. So a claim that fails here says that no gain was seen *at this length, with
 # this teacher and over these few seeds*. It does not say that distillation never pays. The profile `full` is closer to
-# the paper's setting. Seeds 0 and 1 of the profile `colab` were recorded on one thread of a CPU, not on the T4 that the
+# the paper's setting. The seeds of the profile `colab` were recorded on one thread of a CPU, not on the T4 that the
 # profile is made for; training took about twelve minutes of processor time for each, much longer by the clock, beside
 # other work.
 #
