@@ -73,9 +73,9 @@ run = tf.parameters(profile=profile, seed=seed)
 # ## The question: what does a patch not see?
 #
 # ViT-B cuts an image into squares of $16 \times 16$ and multiplies each by one matrix. Seen as a convolution, that is a
-# kernel of $16 \times 16$ with a stride of $16$: no convolutional network has a layer like it. Two things are missing.
-# Patches do not overlap, so an edge between two of them belongs to nobody. And the map is *linear*: before the first
-# block nothing can be detected, pixels can only be added up.
+# kernel of $16 \times 16$ with a stride of $16$; a ResNet starts with $7 \times 7$ and a stride of 2. Two things are
+# missing. Patches do not overlap, so an edge between two of them is in no single token. And the map is *linear*: before
+# the first block, pixels are only weighted and added up.
 #
 # Move an image by a few pixels, and ask how much its tokens change. Where the shift is a whole patch, they are the old
 # tokens, one place further. In between, every pixel meets another weight. We compare with two convolutions of
@@ -120,8 +120,8 @@ show.glue("stems-conv-change", f"{moved['two convolutions'][2]:.2f}")
 # %% [markdown]
 # At two pixels, half a patch, the tokens of patches change by {glue:text}`stems-patch-change` of their spread and those
 # of the convolutions by {glue:text}`stems-conv-change`. Neither stem ignores a small shift; that is not what a stem is
-# for. What training has to learn is different in each: a patch embedding needs a row of weights for every place at
-# which a stroke may stand inside a patch, a convolution needs one kernel for all of them.
+# for. What training has to learn is different in each. A stroke that stands elsewhere inside a patch meets other
+# weights of a patch embedding. A small convolution slides, and uses one kernel at all places its stride visits.
 #
 # ## By hand
 #
@@ -133,7 +133,8 @@ show.glue("stems-conv-change", f"{moved['two convolutions'][2]:.2f}")
 #
 # $$ 3, \quad 7, \quad 15, \quad 31 $$
 #
-# pixels, with a stride of $16$. Neighboring tokens share almost half of what they see. A gradient can check it.
+# pixels, and at the end tokens stand $16$ pixels apart. Neighbors share $15$ of $31$ columns, almost half. A gradient
+# can check it.
 
 
 # %%
@@ -162,9 +163,10 @@ assert fields == [3, 7, 15, 31]
 #
 # $$ \alpha_j = \frac{e^{u \cdot x_j}}{\sum_i e^{u \cdot x_i}}, \qquad h = \sum_j \alpha_j x_j . $$
 #
-# That is attention with one query that all images share. Take three tokens $(0, 3)$, $(\ln 3, 7)$, $(0, 1)$ and
-# $u = (1, 0)$. The scores are $0$, $\ln 3$, $0$; the exponentials $1, 3, 1$; the shares $0.2, 0.6, 0.2$. The second
-# number of the answer is $0.2 \cdot 3 + 0.6 \cdot 7 + 0.2 \cdot 1 = 5$.
+# That is attention with one query that all images share, where the tokens themselves are keys and values. (A bias in
+# the score would be added to all of them, and cancel.) Take three tokens $(0, 3)$, $(\ln 3, 7)$, $(0, 1)$ and $u = (1,
+# 0)$. The scores are $0$, $\ln 3$, $0$; the exponentials $1, 3, 1$; the shares $0.2, 0.6, 0.2$. The second number of
+# the answer is $0.2 \cdot 3 + 0.6 \cdot 7 + 0.2 \cdot 1 = 5$.
 
 # %%
 tokens = torch.tensor([[0.0, 3.0], [torch.log(torch.tensor(3.0)), 7.0], [0.0, 1.0]])
@@ -269,9 +271,10 @@ show.parity("CCT by hand against the library", (ours(images) - library(images)).
 # %% [markdown]
 # ### The feed-forward network of CeiT, and a class token that asks its past
 #
-# LeFF is what we did by hand, with BatchNorm and GELU after the first two convolutions and BatchNorm alone after the
-# third. CeiT has one thing more. The state of the class token is kept after every block, and at the end the last of
-# them attends to all (**layer-wise class attention**).
+# LeFF, the *locally enhanced feed-forward network*, is what we did by hand. To expand and to go back are convolutions
+# of $1 \times 1$. BatchNorm and GELU follow the first two convolutions, BatchNorm alone the third. CeiT has one thing
+# more. The state of the class token is kept after every block, and at the end the last of them attends to all
+# (**layer-wise class attention**).
 
 
 # %%
@@ -435,11 +438,13 @@ def fair(models: dict[str, nn.Module]) -> dict[str, nn.Module]:
 # %% [markdown]
 # ### Does a stem forgive the optimizer?
 #
-# {cite:t}`xiao2021` train both kinds of ViT with AdamW and with SGD, over ranges of learning rates. With patches SGD
-# falls behind and the range is narrow; with convolutions neither is so. Our grid has three rates for each optimizer,
-# a factor of about four apart. A run that diverges counts as guessing. A first version of this experiment used digits
-# that are moved about. There no run was done learning when it ended, patches were bad everywhere and so had little to
-# lose, and on two seeds of three convolutions lost more than patches. What that measured was speed.
+# SGD moves all weights by one rate times their (averaged) gradient. AdamW divides each weight's step by the recent size
+# of its own gradient, so it copes better where gradients differ much in size. {cite:t}`xiao2021` train both kinds of
+# ViT with both. They report that with patches SGD falls behind and few rates do well, and that with convolutions
+# neither is so. Our grid has three rates for each optimizer, a factor of about four apart. A run that diverges counts
+# as guessing. A first version of this experiment used digits that are moved about. There no run was done learning when
+# it ended, patches were bad everywhere and so had little to lose, and on two seeds of three convolutions lost more than
+# patches. What that measured was speed.
 
 
 # %%
@@ -514,19 +519,23 @@ for kind in kinds:
 
 # %% [markdown]
 # The best cell of patches has {glue:text}`stems-best-patches`, that of convolutions
-# {glue:text}`stems-best-convolutions`. Drawing a cell at random instead costs {glue:text}`stems-lost-patches` points
-# with patches and {glue:text}`stems-lost-convolutions` with convolutions. At its best rate AdamW is ahead of SGD by
-# {glue:text}`stems-behind-patches` and {glue:text}`stems-behind-convolutions` points (a minus says that SGD is ahead).
+# {glue:text}`stems-best-convolutions`. Drawing a cell at random instead costs {glue:text}`stems-lost-patches` points on
+# average with patches and {glue:text}`stems-lost-convolutions` with convolutions. At its best rate AdamW is ahead of
+# SGD by {glue:text}`stems-behind-patches` and {glue:text}`stems-behind-convolutions` points (a minus says that SGD is
+# ahead).
 #
 # Two things are mixed even here. A low rate costs everybody something, as training ends before it is done; that is
 # speed again, and not stability. And a model that is bad everywhere would have little to lose. So read both numbers,
-# the best cell and the loss. The paper trains for far longer {cite:p}`xiao2021`.
+# the best cell and the loss. The recorded seeds of `quick` do not agree on which kind loses more, and there SGD keeps
+# up with AdamW, with patches too: neither claim shows at this size. Short training, clipped gradients and small patches
+# may each be why; we have not taken them apart. The paper trains for far longer {cite:p}`xiao2021`.
 #
 # ### Three steps to CCT
 #
 # The second paper goes from ViT to CCT in steps, so we can ask what each is worth {cite:p}`hassani2021`: ViT-Lite;
 # the class token replaced by sequence pooling (CVT); patches replaced by convolutions (CCT); and CCT without positions.
-# All have the same number of parameters within a tenth, the same steps and the same images.
+# All have the same number of parameters within a tenth, the same steps and the same images. For that, CCT pays in
+# `quick` and `colab` with a narrower MLP, in `quick` with a block too. There its step is the stem and what pays for it.
 
 
 # %%
@@ -574,16 +583,17 @@ for key, name in (("lite", "ViT-Lite"), ("cvt", "CVT"), ("cct", "CCT"), ("bare",
 
 # %% [markdown]
 # ViT-Lite is right for {glue:text}`stems-lite`, CVT for {glue:text}`stems-cvt`, CCT for {glue:text}`stems-cct`, and CCT
-# without positions for {glue:text}`stems-bare`. The cards judge each step over three seeds, and their intervals say how
-# far one run can be trusted. That positions can be left
-# out has a reason: tokens of overlapping convolutions know their neighbors, and zeros around the image tell a
-# convolution where the border is.
+# without positions for {glue:text}`stems-bare`. The cards judge the steps over three seeds, and their intervals say how
+# far one run can be trusted. Look at sequence pooling: in the recorded seeds of `quick` its gain has both signs, so
+# these runs do not say whether it helps. That positions can be left out has a likely reason: tokens of overlapping
+# convolutions know their neighbors, and zeros around the image tell a convolution where the border is.
 #
 # ### How many steps does CeiT save?
 #
 # {cite:t}`yuan2021ceit` report that CeiT needs a third of the iterations of DeiT, which is ViT without a stem. We train
-# both on the same images within the same budget and ask when the test accuracy first reaches a mark of $80$ percent.
-# A model that never arrives counts with all its steps, so the ratio may be larger than we say.
+# both on the same images within the same budget, test 24 times on the way, and ask when the test accuracy first reaches
+# a mark of $80$ percent ($60$ in `colab`). A model that never arrives counts with all its steps. Where only the ViT
+# does not arrive, the ratio is at least what we say.
 
 
 # %%
@@ -674,7 +684,8 @@ show.pareto(
 # ### Where CCT looks
 #
 # Sequence pooling says for each image which tokens the answer is made of. The weights need no tricks to read: they are
-# shares of one mean. Here they are for test images, from the CCT trained above.
+# shares of one mean. But a token has heard of the others through attention: a share of the mean is not a share of the
+# pixels. Here they are for test images, from the CCT trained above.
 
 # %%
 pooled = trained["CCT"].cpu().eval()
@@ -706,8 +717,8 @@ show.explore(
 )
 
 # %% [markdown]
-# The token that counts most gives {glue:text}`stems-largest` of the answer on average, where equal shares would be
-# {glue:text}`stems-even`.
+# The token that counts most gives {glue:text}`stems-largest` of the mean, averaged over these images, where equal
+# shares would be {glue:text}`stems-even`.
 #
 # ### What CeiT's depthwise kernels do
 #
@@ -969,7 +980,7 @@ print(f"stem {inside / 1e9:.2f} G of {total / 1e9:.2f} G, one block {(total - on
 assert 0.8 < inside / (total - one_less) < 1.3
 
 # %% [markdown]
-# About as much as a block, which is why dropping exactly one block makes the comparison fair.
+# About as much as a block. So to drop exactly one block makes the comparison fair in multiply-adds.
 # ```{solution-end}
 # ```
 #
