@@ -903,8 +903,8 @@ def classifier(body: BERT, rows: Tensor, targets: Tensor, kinds: int, steps: int
 # %% [markdown]
 # **iPET** goes on from step 1 in generations {cite:p}`schick2021exploiting`. Each new model starts from the masked
 # model again and gets a larger training set: the labels, and examples that *other* models of the last generation
-# labeled, a quarter of those models (at least one). The set grows fivefold each time and keeps the shares of the
-# labels; examples on which the labelers are sure come in more often.
+# labeled, a quarter of those models (at least one). The set grows fivefold each time, to half of the unlabeled examples
+# at most, and keeps the shares of the labels; examples on which the labelers are sure come in more often.
 
 
 # %%
