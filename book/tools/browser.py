@@ -231,7 +231,7 @@ def _figures(page: "Page", report: Report) -> None:
     report.figures = page.locator("main figure").count()
     for i in range(plots.count()):
         plot = plots.nth(i)
-        name = plot.get_attribute("id")
+        name = plot.get_attribute("id") or ""
         plot.scroll_into_view_if_needed()
         try:
             plot.locator(".main-svg").first.wait_for(state="attached", timeout=PATIENCE)
@@ -240,19 +240,25 @@ def _figures(page: "Page", report: Report) -> None:
             continue
         slider = page.locator(f"[id='{name}-range']")
         if slider.count():
-            before = plot.inner_html()
             slider.focus()
-            page.keyboard.press("ArrowRight")
-            try:
-                page.wait_for_function(
-                    "([id, before]) => document.getElementById(id).innerHTML !== before",
-                    arg=[name, before],
-                    timeout=5000,
-                )
-            except _timeout():
+            if not _moves(page, name, steps=int(slider.get_attribute("max") or 1)):
                 report.problems.append(f"the slider of figure {name} changes nothing")
             page.keyboard.press("Home")
             slider.blur()
+
+
+def _moves(page: "Page", name: str, steps: int) -> bool:
+    """Whether a figure changes somewhere on its slider's way; two neighboring positions may show the same."""
+    before = page.locator(f"[id='{name}']").inner_html()
+    changed = "([id, before]) => document.getElementById(id).innerHTML !== before"
+    for step in range(steps):
+        page.keyboard.press("ArrowRight")
+        try:
+            page.wait_for_function(changed, arg=[name, before], timeout=2000 if step < steps - 1 else 5000)
+            return True
+        except _timeout():
+            pass
+    return False
 
 
 def _too_wide(page: "Page") -> list[str]:
