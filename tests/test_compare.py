@@ -287,3 +287,18 @@ class Twice(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layers[0](x) + self.layers[1](x)
+
+
+def test_in_a_larger_run_a_killed_training_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFORMER_CHECKPOINTS", str(tmp_path))
+    images = torch.randint(0, 256, (8, 3, 4, 4), dtype=torch.uint8)
+    task = compare.Task("tiny", (images, torch.arange(8) % 2), (images, torch.arange(8) % 2), 2)
+    histories = []
+    for _ in range(2):  # the second run finds that the first one ended
+        tf.parameters(profile="full", seed=0)
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+        histories.append(compare.train(model, task, compare.Budget(steps=4, batch_size=4), label="one", device="cpu"))
+    assert [path.name for path in tmp_path.glob("*.pt")] == ["tiny-one-1.pt"]
+    assert histories[0].seconds == histories[1].seconds  # nothing was computed again
+    tf.parameters(profile="quick", seed=0)

@@ -1,5 +1,7 @@
 """Figures: they have alt text, equal bytes for equal data, and hold in light and dark; wrong input is refused."""
 
+import base64
+import io
 import json
 import re
 import sys
@@ -15,6 +17,7 @@ import pytest
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from PIL import Image
 
 from tformerlib import records, show
 from tformerlib.show import charts, frame, palette, prose, widgets
@@ -332,3 +335,18 @@ def test_writing_widget_writes_and_says_what_was_refused(
     called["f"]("import", 0.5)
     called["f"]("", 0.5)
     assert capsys.readouterr().out == "import at 0.5\nprompts [0] are empty\n"
+
+
+def test_a_picture_is_the_image_and_other_things_are_refused():
+    image = torch.randint(0, 256, (3, 4, 6), dtype=torch.uint8)
+
+    def shown(address: str) -> torch.Tensor:
+        read = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
+        return torch.from_numpy(np.array(read)).permute(2, 0, 1)
+
+    assert torch.equal(shown(show.picture(image, exact=True)), image)
+    gray = torch.full((3, 16, 16), 120, dtype=torch.uint8)
+    assert (shown(show.picture(gray)).int() - 120).abs().max() <= 2
+    for wrong, message in ((image.float(), "torch.float32"), (image[0], r"\(4, 6\)")):
+        with pytest.raises(ValueError, match=message):
+            show.picture(wrong)

@@ -92,6 +92,11 @@ def parameters(*, profile: str, seed: int) -> Run:
     return run
 
 
+def checkpoint(name: str) -> Path | None:
+    """`Run.checkpoint` of the run that parameters() began; None where none has begun, as in a script."""
+    return _current.checkpoint(name) if _current else None
+
+
 def environment(device: torch.device, threads: int) -> dict[str, str | int]:
     """What a result may depend on beyond code and seed: versions, device, thread count, instruction set."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()

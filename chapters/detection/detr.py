@@ -40,9 +40,7 @@ if importlib.util.find_spec("tformerlib") is None:
         subprocess.run([*pip, "einops", "num2words", "babel", "sacrebleu"], check=True)
 
 # %%
-import base64
 import copy
-import io
 import itertools
 import math
 from collections.abc import Callable
@@ -51,7 +49,6 @@ from functools import partial
 import numpy as np
 import plotly.graph_objects as go
 import torch
-from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -505,10 +502,7 @@ COLORS = dict(zip(FIGURES, (BLUE, ORANGE, GREEN), strict=True))
 
 def photograph(image: Tensor) -> dict[str, object]:
     """An image (3, 32, 32) of bytes as the ground of a figure over the unit square."""
-    large = image.repeat_interleave(4, 1).repeat_interleave(4, 2).permute(1, 2, 0).numpy()
-    file = io.BytesIO()
-    Image.fromarray(large).save(file, "PNG")
-    source = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    source = show.picture(image.repeat_interleave(4, 1).repeat_interleave(4, 2), exact=True)
     return {
         "source": source, "xref": "x", "yref": "y", "x": 0, "y": 0, "sizex": 1, "sizey": 1, "yanchor": "top",
         "layer": "below", "sizing": "stretch",

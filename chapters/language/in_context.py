@@ -357,6 +357,7 @@ def reader(
     training.fit(
         small_start(model, dim, tokens=3.0), rows, digit_loss, steps=steps, batch_size=batch_size, lr=lr, seed=seed,
         schedule=training.cosine(steps, steps // 20), device=run.device, label=f"width {dim}, windows {windows}",
+        checkpoint=run.checkpoint(f"width {dim}, windows {windows}"),
     )  # fmt: skip
     return model, right_after(model, unseen)
 
@@ -480,7 +481,7 @@ def read_text(window: int | None) -> float:
     training.fit(
         model, data.windows(source, context + 1, stride=1), text_loss, steps=text_steps, batch_size=text_batch, lr=lr,
         schedule=training.cosine(text_steps, text_steps // 10), betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1,
-        seed=seed, device=run.device, label=f"window {window}",
+        seed=seed, device=run.device, label=f"window {window}", checkpoint=run.checkpoint(f"window {window}"),
     )  # fmt: skip
     with torch.no_grad():
         return sum(text_loss(model, part.to(run.device)).item() * len(part) for part in held.split(50)) / len(held)
@@ -748,7 +749,7 @@ def masked_model(rows: Tensor, vocab: int, steps: int | None = None) -> BERT:
     settings = filling | ({"steps": steps} if steps else {})
     training.fit(
         model, rows, filled, **settings, schedule=training.cosine(settings["steps"], settings["steps"] // 10),
-        weight_decay=0.01, seed=seed, device=run.device, label="fill gaps",
+        weight_decay=0.01, seed=seed, device=run.device, label="fill gaps", checkpoint=run.checkpoint("fill gaps"),
     )  # fmt: skip
     return model
 

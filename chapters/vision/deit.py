@@ -39,9 +39,7 @@ if importlib.util.find_spec("tformerlib") is None:
         subprocess.run([*pip, "einops", "num2words", "babel", "sacrebleu"], check=True)
 
 # %%
-import base64
 import copy
-import io
 import math
 from collections.abc import Callable
 from dataclasses import asdict
@@ -52,7 +50,6 @@ import skimage.data
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from PIL import Image
 from torch import Tensor, nn
 
 import tformerlib as tf
@@ -249,18 +246,11 @@ def draws(recipe: Recipe, count: int = 4) -> Tensor:
 
 
 # %% tags=["hide-input"]
-def picture(image: Tensor) -> str:
-    """An image (3, H, W) of bytes as an address that a plot can show."""
-    file = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
-
-
 hidden = {"visible": False, "constrain": "domain"}
 show.slider(
     {
         name: go.Figure(
-            go.Image(source=picture(draws(recipe)), hoverinfo="skip"),
+            go.Image(source=show.picture(draws(recipe)), hoverinfo="skip"),
             {"xaxis": hidden, "yaxis": hidden, "height": 360},
         )
         for name, recipe in changes.items()
@@ -525,7 +515,7 @@ def learn(name: str, make: Callable[[], nn.Module], loss: compare.Loss, recipe: 
     model = make()
     history = compare.train(
         model, task, compare.Budget(steps, batch, rate, recipe=recipe), seed=seed, loss=loss, device=run.device,
-        label=name, checkpoint=run.checkpoint(name),
+        label=name,
     )  # fmt: skip
     processor[name] = history.cpu_seconds[-1]
     return model
@@ -998,8 +988,7 @@ show.table(shares, caption="The divergence of the formula over that of the code.
 # second opinion; we have not tested that. So a claim that fails here says that no gain was seen *at this length, with
 # this teacher and over these few seeds*. It does not say that distillation never pays. The profile `full` is closer to
 # the paper's setting. The seeds of the profile `colab` were recorded on one thread of a CPU, not on the T4 that the
-# profile is made for; training took about twelve minutes of processor time for each, much longer by the clock, beside
-# other work.
+# profile is made for, beside other work.
 #
 # The verdicts, over the seeds of this run and any that were recorded before:
 

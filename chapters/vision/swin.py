@@ -321,11 +321,7 @@ show.explore(
 # %% tags=["hide-input"]
 masks = visible(size, size, window, shift).float()
 tokens = [
-    [
-        f"{(4 * (i // 2) + p + shift) % size},{(4 * (i % 2) + q + shift) % size}"
-        for p in range(4)
-        for q in range(4)
-    ]
+    [f"{(4 * (i // 2) + p + shift) % size},{(4 * (i % 2) + q + shift) % size}" for p in range(4) for q in range(4)]
     for i in range(4)
 ]
 labels = ["upper left", "upper right", "lower left", "lower right"]
@@ -691,9 +687,7 @@ trained = {}
 for name, make in makers.items():
     torch.manual_seed(seed)
     trained[name] = make()
-    compare.train(
-        trained[name], task, budget, seed=seed, device=run.device, label=name, checkpoint=run.checkpoint(name)
-    )
+    compare.train(trained[name], task, budget, seed=seed, device=run.device, label=name)
 accuracy = {name: compare.accuracy(model, *task.test) for name, model in trained.items()}
 verdicts.append(
     claims.report(

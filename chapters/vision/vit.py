@@ -40,8 +40,6 @@ if importlib.util.find_spec("tformerlib") is None:
         subprocess.run([*pip, "einops", "num2words", "babel", "sacrebleu"], check=True)
 
 # %%
-import base64
-import io
 from dataclasses import asdict
 
 import plotly.graph_objects as go
@@ -49,7 +47,6 @@ import skimage.data
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from PIL import Image
 from torch import Tensor, nn
 
 import tformerlib as tf
@@ -181,13 +178,6 @@ print(f"{tuple(photograph.shape[1:])} pixels, {cut.shape[1]} patches of {cut.sha
 
 
 # %% tags=["hide-input"]
-def picture(image: Tensor) -> str:
-    """An image (3, H, W) of bytes as an address that a plot can show."""
-    file = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
-
-
 def patch_figure(patch: int) -> go.Figure:
     """The photograph with lines between patches; hovering says which token a patch is and where."""
     small = F.interpolate(photograph.float(), size=144, mode="area").byte()[0]
@@ -211,7 +201,7 @@ def patch_figure(patch: int) -> go.Figure:
         for a, b, c, d in ((i * patch, i * patch, 0, 144), (0, 144, i * patch, i * patch))
     ]
     axis = {"visible": False, "range": [0, 144], "constrain": "domain"}
-    image = go.Image(source=picture(small), x0=0.5, y0=0.5, hoverinfo="skip")
+    image = go.Image(source=show.picture(small), x0=0.5, y0=0.5, hoverinfo="skip")
     layout = {
         "xaxis": axis,
         "yaxis": {**axis, "range": [144, 0], "scaleanchor": "x"},
@@ -473,7 +463,7 @@ sheet = rearrange(show_images, "(h w) c y x -> c (h y) (w x)", w=10)
 across, down = sheet.shape[2], sheet.shape[1]
 show.figure(
     go.Figure(
-        go.Image(source=picture(sheet), hoverinfo="skip"),
+        go.Image(source=show.picture(sheet), hoverinfo="skip"),
         {"xaxis": {"visible": False}, "yaxis": {"visible": False}, "height": 190},
     ),
     alt=f"Twenty training images in two rows. Their labels are {', '.join(map(str, labels))}.",
@@ -488,10 +478,7 @@ def score(make, count: int, recipe: augment.Recipe | None = None, name: str = ""
     model, some = make(), compare.subset(task, count, seed=seed)
     recipe = recipe or augment.Recipe()
     spent = compare.Budget(budget.steps, budget.batch_size, budget.lr, recipe=recipe)
-    label = f"{name} {count}"
-    history = compare.train(
-        model, some, spent, seed=seed, device=run.device, label=label, checkpoint=run.checkpoint(label)
-    )
+    history = compare.train(model, some, spent, seed=seed, device=run.device, label=f"{name} {count}")
     return history.metrics[-1]["accuracy"], model
 
 
@@ -560,7 +547,7 @@ sheet = ((sheet.clamp(-1, 1) + 1) * 127.5).byte()
 # %% tags=["hide-input"]
 show.figure(
     go.Figure(
-        go.Image(source=picture(sheet), hoverinfo="skip"),
+        go.Image(source=show.picture(sheet), hoverinfo="skip"),
         {"xaxis": {"visible": False}, "yaxis": {"visible": False}, "height": 330},
     ),
     alt="Ten training images in the first row; below them three rows of the same images, each turned, sheared, moved "
@@ -853,7 +840,7 @@ def overlay(i: int, layer: int) -> go.Figure:
         colorscale="Viridis", colorbar={"thickness": 10}, hovertemplate="%{z:.2f} of the largest<extra></extra>",
     )  # fmt: skip
     axis = {"visible": False, "range": [0, 144], "constrain": "domain"}
-    image = go.Image(source=picture(whole[i]), x0=0.5, y0=0.5, hoverinfo="skip")
+    image = go.Image(source=show.picture(whole[i]), x0=0.5, y0=0.5, hoverinfo="skip")
     return go.Figure(
         [image, heat],
         {

@@ -6,7 +6,7 @@ Matplotlib and plotly are imported when first drawn with, so that a chapter star
 from typing import TYPE_CHECKING, Union
 
 from .charts import bars, heatmap, lines
-from .frame import as_figure, described, present
+from .frame import as_figure, described, picture, present
 from .interactive import explore, show_plotly, slider
 from .pareto import pareto
 from .prose import expect, glue, parity, table
@@ -28,6 +28,7 @@ __all__ = [
     "lines",
     "pareto",
     "parity",
+    "picture",
     "slider",
     "table",
     "writing_widget",

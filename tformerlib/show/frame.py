@@ -1,8 +1,12 @@
 """What every figure shares: alt text that must be there, a caption, and the way onto the page."""
 
+import base64
 import html
+import io
 import re
 from typing import Any
+
+from torch import Tensor
 
 from ..records import in_kernel
 
@@ -43,3 +47,18 @@ def rich(text: str) -> str:
         else:
             parts[i] = rf'<span class="math notranslate">\({inner}\)</span>'
     return "".join(parts)
+
+
+def picture(image: Tensor, *, exact: bool = False) -> str:
+    """An image (3, H, W) of bytes as an address that a plot can show: a JPEG, or a PNG if every pixel has to be right.
+
+    Raises:
+        ValueError: another shape, or pixels that are not bytes.
+    """
+    from PIL import Image
+
+    if image.ndim != 3 or image.shape[0] != 3 or image.element_size() != 1:
+        raise ValueError(f"{image.dtype} of {tuple(image.shape)} is not an image (3, H, W) of bytes")
+    kind, file = "png" if exact else "jpeg", io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).save(file, kind, **({} if exact else {"quality": 88}))
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

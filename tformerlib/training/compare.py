@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..data.images import Images, as_floats, cifar10, digits
-from ..profiles import Run
+from ..profiles import Run, checkpoint
 from ..records import emit
 from .augment import Recipe
 from .history import History
@@ -184,8 +184,10 @@ def train(
 ) -> History:
     """Trains a classifier; the test accuracy is in History.metrics, at the end and every `evaluate_every` steps.
 
-    `options` go to `fit`. The loss sees images that the budget's recipe has augmented.
+    `options` go to `fit`. The loss sees images that the budget's recipe has augmented. In a chapter's larger profiles
+    the training leaves a checkpoint of its label's name, and a run that was killed goes on from it.
     """
+    options = {"checkpoint": checkpoint(f"{task.name} {options.get('label', '')}")} | options
 
     def step(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         return loss(model, *budget.recipe(as_floats(batch[0]), batch[1], task.classes))
@@ -232,8 +234,7 @@ def contest(
     if max(counts.values()) > (1 + tolerance) * min(counts.values()):
         raise ValueError(f"parameters differ by more than {tolerance:.0%}: {counts}")
     for name, model in made.items():
-        at = {"checkpoint": run.checkpoint(f"{task.name} {name}"), "device": run.device, "label": name}
-        train(model, task, budget, seed=run.seed, **(at | options))
+        train(model, task, budget, seed=run.seed, device=run.device, label=name, **options)
     return [weigh(name, model, task, profile=run.profile, seed=run.seed) for name, model in made.items()]
 
 
