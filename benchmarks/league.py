@@ -4,9 +4,9 @@
     python -m benchmarks.league ViT Swin --seeds 3 --minutes 60
     python -m benchmarks.league --speed               # throughput of all, in turn, on a quiet machine
 
-Each model is trained from scratch by tformerlib.training.compare. What comes out goes to
-benchmarks/results/league.json, from which the book's page *The backbones side by side* is made. CIFAR-10 comes from
-TFORMER_DATA or the hub.
+Each model is trained from scratch by tformerlib.training.compare; DeiT, whose network is ViT's, also learns what the
+ResNet of its seed says. What comes out goes to benchmarks/results/league.json, from which the book's page *The
+backbones side by side* is made. CIFAR-10 comes from TFORMER_DATA or the hub.
 """
 
 import argparse
@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import tformerlib as tf
 from tformerlib.convs import basic_block
+from tformerlib.objectives import distillation
 from tformerlib.training import augment, compare
+from tformerlib.training.history import History
 
 from . import timing
 from .attention import write
@@ -52,6 +54,7 @@ MODELS: Mapping[str, tuple[str, Callable[[], nn.Module]]] = {
         of("resnet18", block=basic_block, depths=(1, 1, 1), dims=(32, 64, 108), stem=32, small=True),
     ),
     "ViT": ("vit", of("vit_tiny_patch16", **FLAT)),
+    "DeiT": ("deit", of("deit_tiny_distilled", drop_path=0.0, **FLAT)),
     "PVT": (
         "swin",
         of("pvt_tiny", image=SIDE, patch=2, dims=(28, 56, 84), depths=(1, 2, 1), heads=(1, 2, 3), expansions=(4, 4, 4),
@@ -87,6 +90,7 @@ MODELS: Mapping[str, tuple[str, Callable[[], nn.Module]]] = {
     ),
     "ConvMixer": ("conv_mixers", of("convmixer_256_8", patch=4, dim=156)),
 }  # fmt: skip
+TEACHERS = {"DeiT": "ResNet"}  # who learns from whom
 
 
 def main() -> None:
@@ -161,19 +165,45 @@ def run(
         if time.monotonic() - start > 60 * minutes:
             print(f"{minutes:g} minutes are over; the same command goes on with {name}, seed {seed}")
             return
-        torch.manual_seed(seed)
-        model = MODELS[name][1]()
-        checkpoint = CHECKPOINTS / f"{name}-{seed}.pt".lower().replace(" ", "-")
+        options: dict[str, Any] = {"seed": seed, "device": device}
+        if name in TEACHERS:
+            options["loss"] = taught_by(train(TEACHERS[name], task, **options)[0])
         began = time.perf_counter()
-        history = compare.train(model, task, BUDGET, seed=seed, device=device, label=name, checkpoint=checkpoint)
+        _, history = train(name, task, **options)
         about = {"device": timing.device_name(device), "torch": torch.__version__, "threads": torch.get_num_threads(),
                  "seconds": round(time.perf_counter() - began, 1), **timing.now()}  # fmt: skip
         row = {"model": name, "chapter": MODELS[name][0], "seed": seed, "accuracy": history.metrics[-1]["accuracy"]}
         record["scores"].append({**row, "provenance": about})
         record["scores"].sort(key=lambda row: (list(MODELS).index(row["model"]), row["seed"]))
         write(output, record)
-        checkpoint.unlink(missing_ok=True)
+        if name not in TEACHERS.values():
+            checkpoint(name, seed).unlink(missing_ok=True)
         print(f"{name}, seed {seed}: {row['accuracy']:.1f} %", flush=True)
+
+
+def train(name: str, task: compare.Task, *, seed: int, **options: Any) -> tuple[nn.Module, History]:
+    """The trained model; it goes on from its checkpoint, and what was at its end is only loaded."""
+    torch.manual_seed(seed)
+    model, path = MODELS[name][1](), checkpoint(name, seed)
+    return model, compare.train(model, task, BUDGET, seed=seed, label=name, checkpoint=path, **options)
+
+
+def checkpoint(name: str, seed: int) -> Path:
+    """Where a training keeps its state; that of a teacher stays, for the students to come."""
+    return CHECKPOINTS / f"{name}-{seed}.pt".lower().replace(" ", "-")
+
+
+def taught_by(teacher: nn.Module) -> compare.Loss:
+    """DeiT's hard distillation: the class token learns the labels, the distillation token what the teacher says."""
+    teacher.eval()
+
+    def loss(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        label, teacher_says = model(images)
+        with torch.no_grad():
+            advice = teacher(images)
+        return distillation.hard(label, teacher_says, targets, advice)
+
+    return loss
 
 
 def league() -> compare.Task:

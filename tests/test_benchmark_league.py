@@ -4,8 +4,10 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+import tformerlib as tf
 from benchmarks import league
 from tformerlib.training import compare
 
@@ -23,6 +25,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(league, "league", lambda: task)
     monkeypatch.setattr(league, "BUDGET", compare.Budget(steps=2, batch_size=4))
     monkeypatch.setattr(league, "MODELS", {"one": ("vit", tiny), "two": ("swin", tiny)})
+    monkeypatch.setattr(league, "TEACHERS", {})
     monkeypatch.setattr(league, "CHECKPOINTS", tmp_path / "checkpoints")
     return tmp_path / "league.json"
 
@@ -49,6 +52,26 @@ def test_what_is_recorded_is_not_trained_again(small, monkeypatch):
     assert trained(small, "two", "one", seeds=2) == [("one", 0), ("one", 1), ("two", 0), ("two", 1)]
     assert json.loads(small.read_text())["scores"][0] == before
     assert not list(league.CHECKPOINTS.glob("*.pt"))
+
+
+def test_a_student_learns_what_its_teacher_of_the_same_seed_says(small, monkeypatch):
+    taught = []
+    monkeypatch.setattr(league, "TEACHERS", {"two": "one"})
+    monkeypatch.setattr(league, "taught_by", lambda teacher: taught.append(teacher) or compare.soft_cross_entropy)
+    assert trained(small, "two", "one", seeds=2) == [("one", 0), ("one", 1), ("two", 0), ("two", 1)]
+    for seed, teacher in enumerate(taught):  # kept, and only loaded when its own score was due
+        state = torch.load(league.checkpoint("one", seed), weights_only=False)["model"]
+        assert all(torch.equal(value, teacher.state_dict()[key]) for key, value in state.items())
+    assert not torch.equal(taught[0][0].weight, taught[1][0].weight)
+
+
+def test_the_students_loss_is_half_labels_half_the_teachers_decision():
+    images, targets = torch.randn(5, 3, 32, 32), torch.eye(10)[:5]
+    student = tf.create_model("deit_tiny_distilled", classes=10, drop_path=0.0, **league.FLAT).train()
+    teacher = tiny()
+    label, says = student(images)
+    expected = (F.cross_entropy(label, targets.argmax(-1)) + F.cross_entropy(says, teacher(images).argmax(-1))) / 2
+    torch.testing.assert_close(league.taught_by(teacher)(student, images, targets), expected)
 
 
 def test_a_model_of_another_size_loses_its_scores(small, monkeypatch):
