@@ -1321,7 +1321,7 @@ show.pareto(
 )
 
 # %% [markdown]
-# Digits are a small test. These models, and those of other chapters, also learned from photographs, in recorded runs:
+# Digits are a small test. These models, and those of other chapters, also learned from photographs, in recorded runs.
 
 # %% tags=["hide-input"]
 longer = [row for row in compare.recorded("cifar10, 5000 images") if row["profile"] == "colab"]
@@ -1334,17 +1334,6 @@ if table:
     show.table(table, caption="5000 images of CIFAR-10, profile colab, as recorded; chapters differ in steps.")
 else:
     print("no runs on photographs are recorded here")
-league = Path(tf.__file__).resolve().parents[1] / "benchmarks" / "results" / "league.json"
-if league.exists():
-    played = json.loads(league.read_text("utf-8"))
-    reached = {row["model"]: [r["accuracy"] for r in played["scores"] if r["model"] == row["model"]]
-               for row in played["scores"]}  # fmt: skip
-    show.table(
-        [{"model": name, "accuracy, %": round(sum(a) / len(a), 1), "seeds": len(a),
-          "parameters": played["sizes"][name]["parameters"], "multiply-adds": played["sizes"][name]["macs"]}
-         for name, a in sorted(reached.items(), key=lambda item: -sum(item[1]) / len(item[1]))],
-        caption="All of CIFAR-10, equal steps and about equal parameters, as recorded by the book's league.",
-    )  # fmt: skip
 
 # %% [markdown]
 # ## Look inside
