@@ -237,6 +237,16 @@ def test_accuracy_and_contest_on_a_task_that_can_be_solved():
         compare.contest(make | {"small": lambda: Linear(8, 3)}, task, budget, run=run)
 
 
+def test_the_league_is_digits_or_as_many_photographs_as_asked_for(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setattr(compare, "cifar10", lambda *args, **options: asked.append((args, options)))
+    quick, colab = (tf.parameters(profile=profile, seed=3) for profile in ("quick", "colab"))
+    few = compare.league(quick, 50)
+    assert few.name == "digits, 50 images" and len(few.train[1]) == 50 and len(few.test[1]) == 797
+    assert compare.league(colab, 5000).name == "cifar10, 5000 images" and compare.league(colab).name == "cifar10"
+    assert asked == [(("train", 5000), {"seed": 3}), (("test",), {}), (("train", None), {"seed": 3}), (("test",), {})]
+
+
 def test_subsets_are_nested_and_named():
     task = compare.Task("digits", sets.digits("train"), sets.digits("test"), 10)
     small, large = (compare.subset(task, n, seed=1) for n in (50, 200))

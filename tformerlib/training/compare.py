@@ -72,16 +72,20 @@ class Result:
     images_per_second: float  # forward, in batches of 64, on the device of the run
 
 
-def league(run: Run) -> Task:
+def league(run: Run, count: int | None = None) -> Task:
     """The task on which chapters compare backbones: digits in `quick`, CIFAR-10 in the larger profiles.
 
     The digits fill their 16 x 16 pixels: where they are small and moved about, as `digits` has them by default, plain
     Transformers need thousands of steps before they learn anything that a comparison could show.
+
+    Args:
+        count: so many of the training images, chosen by the run's seed; all by default.
     """
+    chosen = "" if count is None else f", {count} images"
     if run.profile == "quick":
         easy: Any = {"canvas": 16, "size": 16, "noise": 0.1}
-        return Task("digits", digits("train", **easy, seed=run.seed), digits("test", **easy), 10)
-    return Task("cifar10", cifar10("train"), cifar10("test"), 10)
+        return Task("digits" + chosen, digits("train", count, **easy, seed=run.seed), digits("test", **easy), 10)
+    return Task("cifar10" + chosen, cifar10("train", count, seed=run.seed), cifar10("test"), 10)
 
 
 def subset(task: Task, count: int, *, seed: int) -> Task:
