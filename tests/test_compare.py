@@ -266,6 +266,22 @@ def test_recorded_results_come_back_by_task(tmp_path: Path):
     assert compare.recorded("digits", tmp_path / "none") == []
 
 
+def test_recorded_results_of_a_chapter_are_one_row_for_each_model(tmp_path: Path):
+    results = [
+        compare.Result("digits", model, seed, "quick", 90.0 + seed, 10, 20, 30.0)
+        for model, seed in (("ViT", 1), ("ViT", 0), ("CNN", 0))
+    ]
+    for chapter in ("vit", "deit"):
+        rows = [{"chapter": chapter, **asdict(result), "provenance": {}} for result in results]
+        (tmp_path / f"{chapter}.json").write_text(json.dumps(rows[: 3 if chapter == "vit" else 1]))
+    assert [tuple(row.values()) for row in compare.recorded_by_model("digits", "vit", tmp_path)] == [
+        ("ViT", "90.0, 91.0", "0, 1", "quick", 10),
+        ("CNN", "90.0", "0", "quick", 10),
+    ]
+    assert len(compare.recorded_by_model("digits", "deit", tmp_path)) == 1
+    assert compare.recorded_by_model("other", "vit", tmp_path) == []
+
+
 def test_the_frontier_holds_what_nothing_beats():
     points = [{"c": c, "accuracy": a} for c, a in ((1, 50), (2, 40), (2, 60), (3, 60), (4, 90))]
     assert [(p["c"], p["accuracy"]) for p in frontier(points, "c")] == [(1, 50), (2, 60), (4, 90)]

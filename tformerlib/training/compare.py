@@ -255,3 +255,21 @@ def recorded(task: str, folder: Path | None = None) -> list[dict[str, Any]]:
     """What chapters have recorded on a task: rows with the fields of a Result and the chapter; none without a clone."""
     rows = [row for path in sorted((folder or RESULTS).glob("*.json")) for row in json.loads(path.read_text("utf-8"))]
     return [{k: v for k, v in row.items() if k != "provenance"} for row in rows if row["task"] == task]
+
+
+def recorded_by_model(task: str, chapter: str, folder: Path | None = None) -> list[dict[str, Any]]:
+    """What one chapter has recorded on a task, as rows of a table: each model's accuracies by seed, and its size."""
+    rows = [row for row in recorded(task, folder) if row["chapter"] == chapter]
+    rows.sort(key=lambda row: row["seed"])
+    groups = dict.fromkeys((row["model"], row["profile"]) for row in rows)
+    found = [[row for row in rows if (row["model"], row["profile"]) == group] for group in groups]
+    return [
+        {
+            "model": seeds[0]["model"],
+            "accuracies, %": ", ".join(f"{row['accuracy']:.1f}" for row in seeds),
+            "seeds": ", ".join(str(row["seed"]) for row in seeds),
+            "profile": seeds[0]["profile"],
+            "parameters": seeds[0]["parameters"],
+        }
+        for seeds in found
+    ]
