@@ -663,17 +663,17 @@ class AddPlaces(nn.Module):
         return x + self.places
 
 
-task = compare.league(run)
+task = compare.league(run, run.pick(quick=None, colab=5000, full=None))
 sizes = {"image": task.side, "patch": 2, "classes": task.classes, "drop_path": 0.0}
 sizes |= run.pick(
     quick={"dim": 24, "depths": (2, 2), "heads": (2, 4), "window": 4},
-    colab={"dim": 64, "depths": (2, 4), "heads": (2, 4), "window": 4},
+    colab={"dim": 32, "depths": (2, 2), "heads": (2, 4), "window": 4},
     full={"dim": 96, "depths": (2, 4, 2), "heads": (3, 6, 12), "window": 4},
 )
 budget = compare.Budget(
-    steps=run.pick(quick=300, colab=3000, full=10_000),
-    batch_size=run.pick(quick=50, colab=128, full=256),
-    lr=run.pick(quick=2e-3, colab=1e-3, full=1e-3),
+    steps=run.pick(quick=300, colab=700, full=10_000),
+    batch_size=run.pick(quick=50, colab=32, full=256),
+    lr=run.pick(quick=2e-3, colab=2e-3, full=1e-3),
 )
 
 # %%
@@ -683,12 +683,12 @@ makers: dict[str, Callable[[], nn.Module]] = {
     "Swin, no positions": lambda: AbsoluteSwin(absolute=False, **sizes),
     "Swin V2": lambda: SwinV2(**sizes),
 }
-trained = {}
+trained, accuracy = {}, {}
 for name, make in makers.items():
     torch.manual_seed(seed)
     trained[name] = make()
-    compare.train(trained[name], task, budget, seed=seed, device=run.device, label=name)
-accuracy = {name: compare.accuracy(model, *task.test) for name, model in trained.items()}
+    history = compare.train(trained[name], task, budget, seed=seed, device=run.device, label=name)
+    accuracy[name] = history.metrics[-1]["accuracy"]
 verdicts.append(
     claims.report(
         "swin.relative-bias",
