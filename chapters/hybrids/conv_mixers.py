@@ -630,6 +630,25 @@ show.glue("mixers-ratio", f"{parameters['ConvMixer'] / parameters['ViT']:.2f}")
 # distance to ViT may be one of speed. Between the ConvMixers the cost is equal, and therefore the width is not: patches
 # buy channels. Whether the patches help or the channels, this test can't tell apart.
 #
+# ### What the photographs said
+#
+# The profile `colab` trains five models on 5000 photographs of CIFAR-10, for 300 steps each. The two cards above judge
+# its recorded seeds. This is what each ConvMixer reached:
+
+# %% tags=["hide-input"]
+if levels := compare.recorded_by_model("cifar10, 5000 images", chapter="conv_mixers"):
+    show.table(levels, caption="Test accuracies after 300 steps on 5000 images of CIFAR-10; guessing gets 10 %.")
+
+# %% [markdown]
+# With every recorded seed ConvMixer is far ahead of a ViT that has twice its parameters: *reproduced*. But that is a
+# race of 300 steps. The same ViT, given a thousand steps on the same images in the {ref}`chapter on DeiT <deit>`,
+# covers most of the distance to where ConvMixer is after 300. So a good part of ConvMixer's lead is speed.
+#
+# About the patches the runs say *partly*. With every seed the ConvMixer on patches is far ahead of the one on pixels at
+# equal multiply-adds, and well ahead of the ResNet at equal parameters. But it is not ahead of the one in two stages,
+# which has fewer parameters and is level with it or slightly better. So a cut into patches is no better than strided
+# convolutions. What these two share, and the one on pixels lacks, is to become coarse early and to be wide.
+#
 # ## Attention at a price linear in pixels
 #
 # ### Time against resolution
@@ -909,9 +928,15 @@ show.glue("mixers-over-wide", f"{word} by {abs(over_wide):.1f} points")
 # Before the runs we expected the two halves of the images to differ. A wide patch is one linear map, and stripes in
 # step are what a linear map can match. In grain the signs cancel in any such sum; somebody has to measure strength near
 # each pixel, and then add up. Convolutions with a ReLU are made for that, and in a pilot with grain alone, without
-# stripes to begin with, the control learned nothing within its steps. The table shows what came of it here. Neither of
-# the two has to be done learning when its steps end, and another seed may find them in another order: read the card,
-# and not this run.
+# stripes to begin with, the control learned nothing within its steps. The table shows what came of it here.
+#
+# Over the three recorded seeds the larger image helps in each, and by much. (The profile `colab` trains the same models
+# on the same scenes as `quick`, so it adds no seeds.) But which of the two at 2x is ahead is a matter of the seed: once
+# the control by a wide margin, once Conviformer by a little, once Conviformer by a wide margin over a control that had
+# learned nothing when its steps ended. Our condition asked for no more than a mean above zero. The mean is above it by
+# a fraction of a point, so for these seeds the verdict is *reproduced*. With an interval as wide as the table at the
+# end shows, that is luck. What these runs do show is that a few tokens can use the detail of a larger image. That it
+# takes convolutions in front, they do not show.
 #
 # ## Forged faces in video
 #
@@ -1265,13 +1290,20 @@ show.glue("mixers-auc-frames", f"{auc(score, test_forged):.3f}")
 # By the mean of six frames the hybrid has an AUC of {glue:text}`mixers-auc-hybrid`, the CNN
 # {glue:text}`mixers-auc-cnn`, and the MLP in the place of the ViT {glue:text}`mixers-auc-mlp`. On single frames the
 # hybrid has {glue:text}`mixers-auc-frames`. To average over a map, as the CNN does, loses where a thing was, and here
-# inside has to be compared with outside. The MLP can compare as well: it has a weight for every place of the map. The
-# card says whether attention was needed.
+# inside has to be compared with outside: so we expected the CNN behind the two others. The MLP can compare as well as
+# the ViT, as it has a weight for every place of the map.
+#
+# Over the three recorded seeds it is not so simple. The hybrid is ahead of the CNN in all of them, once by far and
+# twice by little. The MLP is ahead of the hybrid with one seed, and behind even the CNN with another. The CNN's own AUC
+# moves by more from seed to seed than it differs from the others within any. The means meet our condition, so for these
+# seeds the verdict is *reproduced*; but both intervals include zero. Six hundred small crops and so few steps from
+# scratch can't say whether attention was needed. That a vote helps is safer: with every seed, the mean of a film's
+# frames has a higher AUC and a higher accuracy than single frames have.
 #
 # ### From a frame to a verdict
 #
-# And all of it on one film with two people, of whom one is forged. Faces are found, told apart by their order from left
-# to right, scored frame by frame, and then vote by the rule from the beginning.
+# And all of it on one film with two people, of whom one is forged. Faces are found, told apart by the half of the frame
+# that they are in, scored frame by frame, and then vote by the rule from the beginning.
 
 # %%
 pairs = torch.cat([filmed(900_000 + seed, False), filmed(900_100 + seed, True)], 3)
@@ -1305,6 +1337,9 @@ show.slider(
 )
 
 # %% [markdown]
+# That rule has a price: a detector that is wrong about the first face has decided, and nobody asks the second. In the
+# recorded run with seed 1 it is so, and the genuine face on the left is what the film is called forged for.
+#
 # ### What this can't tell you
 #
 # These are drawings, and the forgery is one that we made up: a grain that does not fit. So nothing here says how well
@@ -1340,21 +1375,6 @@ show.pareto(
     "slider chooses parameters, multiply-adds or throughput.",
     caption=f"Task {task.name}. Chapters differ in steps; throughput is this machine's.",
 )
-
-# %% [markdown]
-# Digits are a small test. These models, and those of other chapters, also learned from photographs, in recorded runs.
-
-# %% tags=["hide-input"]
-longer = [row for row in compare.recorded("cifar10, 5000 images") if row["profile"] == "colab"]
-table = []
-for chapter, name in dict.fromkeys((row["chapter"], row["model"]) for row in longer):
-    of = [row for row in longer if (row["chapter"], row["model"]) == (chapter, name)]
-    table.append({"model": name, "chapter": chapter, "accuracy, %": round(sum(r["accuracy"] for r in of) / len(of), 1),
-                  "seeds": len(of), "parameters": of[0]["parameters"], "multiply-adds": of[0]["macs"]})  # fmt: skip
-if table:
-    show.table(table, caption="5000 images of CIFAR-10, profile colab, as recorded; chapters differ in steps.")
-else:
-    print("no runs on photographs are recorded here")
 
 # %% [markdown]
 # ## Look inside
@@ -1542,21 +1562,20 @@ assert differs["none"] == 0 and min(value for kind, value in differs.items() if 
 # | hybrid that is judged | Efficient-ViT | Cross-Efficient-ViT is their best | one map instead of two |
 # | tokens of the ViT | ten | two | attention has a choice |
 #
-# The verdicts, over the seeds of this run and any that were recorded before:
+# The recorded seeds of both profiles, judged by the same conditions. The claim about CXV's accuracy is missing: no run
+# here could judge it.
 
 # %% tags=["hide-input"]
-show.table(
-    [
-        {
-            "claim": verdict.claim.id,
-            "the paper": verdict.claim.paper,
-            "ours": "; ".join(f"{name} {summary.mean:.3g}" for name, summary in verdict.summaries.items()) or "-",
-            "verdict": str(verdict),
-        }
-        for verdict in verdicts
-    ],
-    caption="The cards above have the units, the intervals and the conditions.",
-)
+if found := claims.every_profile(*(verdict.claim.id for verdict in verdicts)):
+    show.table(
+        claims.side_by_side(found),
+        caption="Recorded seeds. In brackets the 95 % interval of the mean; the cards above have units and conditions.",
+    )
+
+# %% [markdown]
+# A verdict looks at what its condition names, which is the mean in most of them. Where an interval reaches from far
+# below zero to far above, the mean may be on the right side by luck. So it is with
+# Conviformer's control and with both comparisons of the hybrid detector, and we take neither claim as shown.
 
 # %% [markdown]
 # ## Exercises
