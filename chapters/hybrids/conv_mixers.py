@@ -642,12 +642,13 @@ if levels := compare.recorded_by_model("cifar10, 5000 images", chapter="conv_mix
 # %% [markdown]
 # With every recorded seed ConvMixer is far ahead of a ViT that has twice its parameters: *reproduced*. But that is a
 # race of 300 steps. The same ViT, given a thousand steps on the same images in the {ref}`chapter on DeiT <deit>`,
-# covers most of the distance to where ConvMixer is after 300. So a good part of ConvMixer's lead is speed.
+# covers most of the distance to where ConvMixer is after 300. So a part of the lead is speed. Who would be ahead after
+# a long training, these runs don't say.
 #
 # About the patches the runs say *partly*. With every seed the ConvMixer on patches is far ahead of the one on pixels at
 # equal multiply-adds, and well ahead of the ResNet at equal parameters. But it is not ahead of the one in two stages,
-# which has fewer parameters and is level with it or slightly better. So a cut into patches is no better than strided
-# convolutions. What these two share, and the one on pixels lacks, is to become coarse early and to be wide.
+# which has fewer parameters and is level with it or a little better. So here one cut into patches is no better than two
+# strided stages. What these two share, and the one on pixels lacks, is to become coarse early and to be wide.
 #
 # ## Attention at a price linear in pixels
 #
