@@ -100,7 +100,7 @@ run = tf.parameters(profile=profile, seed=seed)
 rows = []
 for what, tokens in (("CIFAR-10, pixels", 32**2), ("224 pixels, patches of 16", 14**2), ("224 pixels, pixels", 224**2),
                      ("448 pixels, pixels", 448**2), ("30 frames of 224, patches of 16", 30 * 14**2)):  # fmt: skip
-    rows.append({"image": what, "tokens": tokens, "weights, million": round(tokens**2 / 1e6, 2),
+    rows.append({"image": what, "tokens": tokens, "weights, million": f"{tokens**2 / 1e6:,.2f}",
                  "in float32": f"{4 * tokens**2 / 2**20:,.1f} MiB"})  # fmt: skip
 show.table(rows, caption="Weights of one head of softmax attention in one layer, for one image.")
 
