@@ -849,7 +849,7 @@ assert shrink(texture).abs().max() < 1e-6 < texture.abs().max()  # at half the s
 # %% tags=["hide-input"]
 def sheet(images: Tensor) -> Tensor:
     """Four images side by side, as bytes, enlarged to the same size."""
-    times = 128 // images.shape[-1]
+    times = 64 // images.shape[-1]
     large = images.repeat_interleave(times, 2).repeat_interleave(times, 3)
     return torch.cat([F.pad(x, (2, 2), value=255) for x in large], 2)
 
@@ -1002,23 +1002,22 @@ show.glue("mixers-hits", f"{hits} of {len(read)}")
 
 
 # %% tags=["hide-input"]
-def boxed(frame: Tensor, marks: Sequence[tuple[tuple[int, int, int], str]], most: int, times: int = 3) -> go.Figure:
-    """A frame, enlarged, with squares and what is said of each."""
-    source = show.picture(frame.repeat_interleave(times, 1).repeat_interleave(times, 2))
-    traces: list[Any] = [go.Image(source=source, hoverinfo="skip")]
+def boxed(frame: Tensor, marks: Sequence[tuple[tuple[int, int, int], str]], most: int) -> go.Figure:
+    """A frame with squares and what is said of each."""
+    traces: list[Any] = [go.Image(source=show.picture(frame), hoverinfo="skip")]
     style: dict[str, Any] = {"line": {"color": "#ffdd00", "width": 3}, "textfont": {"color": "#ffffff", "size": 16}}
     style["textposition"] = "top right"
     for j in range(most):
         (row, column, side), said = marks[j] if j < len(marks) else ((0, 0, 0), "")
         x, y = [column, column + side, column + side, column, column], [row, row, row + side, row + side, row]
-        outline = {"x": [times * v for v in x], "y": [times * v for v in y], "text": [said, "", "", "", ""]}
+        outline = {"x": x, "y": y, "text": [said, "", "", "", ""]}
         traces.append(go.Scatter(mode="lines+text", showlegend=False, hoverinfo="skip", **outline, **style))
     return go.Figure(traces, {"xaxis": hidden, "yaxis": hidden | {"scaleanchor": "x"}, "height": 340})
 
 
 most = max(len(found) for found in boxes)
 show.slider(
-    {f"{i + 1}": boxed(read[i], [(box, "") for box in boxes[i]], most, 2) for i in range(0, 12, 3)},
+    {f"{i + 1}": boxed(read[i], [(box, "") for box in boxes[i]], most) for i in range(0, 12, 3)},
     slider_label="frame",
     alt=f"Four of twelve frames of a photograph of an astronaut, panned over, with a yellow square around what the "
     f"detector found; a face was found in {hits} of twelve.",
