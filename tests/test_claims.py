@@ -251,6 +251,29 @@ def test_a_claim_of_a_larger_profile(ledger: Path) -> None:
     assert (str(verdict), verdict.profile, verdict.seeds) == ("reproduced", "full", (0, 1))
 
 
+def test_every_profile_has_its_own_verdict(ledger: Path) -> None:
+    assert claims.every_profile("test.gain") == []
+    gains = {"quick": (1.0, -9.0), "colab": (6.0, 7.0, 8.0)}
+    record(ledger.parent, *(
+        {"seed": seed, "metrics": {"gain": values[seed]}, "profile": profile}
+        for profile, values in gains.items() for seed in range(len(values))
+    ))  # fmt: skip
+    claims.report("test.gain", gain=100.0)  # this run's own seed says nothing of recorded ones
+    found = claims.every_profile("test.gain")
+    assert [(str(v), v.profile, v.seeds) for v in found] == [
+        ("not reproduced (provisional)", "quick", (0, 1)),
+        ("reproduced", "colab", (0, 1, 2)),
+    ]
+    assert claims.side_by_side(found)[1] == {
+        "claim": "test.gain", "profile": "colab", "seeds": "3", "mean and interval": "gain 7 [4.52, 9.48]",
+        "verdict": "reproduced",
+    }  # fmt: skip
+    ledger.write_text(yaml.safe_dump([ROW | {"profile": "colab"}]))
+    assert [v.profile for v in claims.every_profile("test.gain")] == ["colab"]  # quick does not judge it
+    with pytest.raises(KeyError, match="close to it"):
+        claims.every_profile("test.gian")
+
+
 def test_the_card_shows_both_sides_and_escapes(ledger: Path) -> None:
     verdict = claims.report("test.gain", gain=[5.0, 6.0, 7.0])
     card = claims.card(verdict, {10: {"gain": 5.0}}, "quick")

@@ -237,6 +237,16 @@ def test_accuracy_and_contest_on_a_task_that_can_be_solved():
         compare.contest(make | {"small": lambda: Linear(8, 3)}, task, budget, run=run)
 
 
+def test_the_league_is_digits_or_as_many_photographs_as_asked_for(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setattr(compare, "cifar10", lambda *args, **options: asked.append((args, options)))
+    quick, colab = (tf.parameters(profile=profile, seed=3) for profile in ("quick", "colab"))
+    few = compare.league(quick, 50)
+    assert few.name == "digits, 50 images" and len(few.train[1]) == 50 and len(few.test[1]) == 797
+    assert compare.league(colab, 5000).name == "cifar10, 5000 images" and compare.league(colab).name == "cifar10"
+    assert asked == [(("train", 5000), {"seed": 3}), (("test",), {}), (("train", None), {"seed": 3}), (("test",), {})]
+
+
 def test_subsets_are_nested_and_named():
     task = compare.Task("digits", sets.digits("train"), sets.digits("test"), 10)
     small, large = (compare.subset(task, n, seed=1) for n in (50, 200))
@@ -254,6 +264,22 @@ def test_recorded_results_come_back_by_task(tmp_path: Path):
     )
     assert compare.recorded("digits", tmp_path) == [row]
     assert compare.recorded("digits", tmp_path / "none") == []
+
+
+def test_recorded_results_of_a_chapter_are_one_row_for_each_model(tmp_path: Path):
+    results = [
+        compare.Result("digits", model, seed, "quick", 90.0 + seed, 10, 20, 30.0)
+        for model, seed in (("ViT", 1), ("ViT", 0), ("CNN", 0))
+    ]
+    for chapter in ("vit", "deit"):
+        rows = [{"chapter": chapter, **asdict(result), "provenance": {}} for result in results]
+        (tmp_path / f"{chapter}.json").write_text(json.dumps(rows[: 3 if chapter == "vit" else 1]))
+    assert [tuple(row.values()) for row in compare.recorded_by_model("digits", "vit", tmp_path)] == [
+        ("ViT", "90.0, 91.0", "0, 1", "quick", 10),
+        ("CNN", "90.0", "0", "quick", 10),
+    ]
+    assert len(compare.recorded_by_model("digits", "deit", tmp_path)) == 1
+    assert compare.recorded_by_model("other", "vit", tmp_path) == []
 
 
 def test_the_frontier_holds_what_nothing_beats():

@@ -31,6 +31,18 @@ def test_seeds_are_set_and_differ():
     assert first[0] == first[1] != first[2]
 
 
+def test_larger_profiles_have_two_threads_and_the_environment_can_take_one(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    before = torch.get_num_threads()
+    for limit, threads in ((None, 2), ("16", 2), ("", 2), ("many", 2), ("1", 1), ("1,4", 1), ("0", 1)):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if limit is not None:
+            monkeypatch.setenv("OMP_NUM_THREADS", limit)
+        assert tf.parameters(profile="colab", seed=0).threads == torch.get_num_threads() == threads, limit
+        assert tf.parameters(profile="quick", seed=0).threads == torch.get_num_threads() == 1
+    torch.set_num_threads(before)
+
+
 def test_pick_follows_the_profile():
     assert tf.parameters(profile="colab", seed=0).pick(quick=1, colab=2, full=3) == 2
 

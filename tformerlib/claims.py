@@ -169,6 +169,33 @@ def weigh(claim: Claim, profile: str, own: Runs, folder: Path | None = None) -> 
     return combine(claim, profile, recorded(claim, profile, folder) | own)
 
 
+def every_profile(*ids: str) -> list[Verdict]:
+    """What earlier runs found of claims: a verdict for each profile that judges them and has recorded seeds.
+
+    For a chapter's page, which is a run in `quick`, to show the larger runs beside it. Empty without a clone.
+    """
+    rows = [_row(id, load_ledger()) for id in ids]
+    large_enough = [(row, profile) for row in rows for profile in PROFILES[PROFILES.index(row.profile) :]]
+    return [combine(row, profile, runs) for row, profile in large_enough if (runs := recorded(row, profile))]
+
+
+def side_by_side(verdicts: Sequence[Verdict]) -> list[dict[str, str]]:
+    """Verdicts as the rows of a table: the means with their intervals, and how many seeds of which profile."""
+    return [
+        {
+            "claim": verdict.claim.id,
+            "profile": verdict.profile,
+            "seeds": str(len(verdict.seeds)),
+            "mean and interval": "; ".join(
+                f"{name} {number(summary.mean)} {interval(summary)}".rstrip()
+                for name, summary in verdict.summaries.items()
+            ),
+            "verdict": str(verdict),
+        }
+        for verdict in verdicts
+    ]
+
+
 def combine(claim: Claim, profile: str, runs: Runs) -> Verdict:
     """Judges metrics by seed; with none the claim is out of reach here."""
     seeds = tuple(sorted(runs))
@@ -186,11 +213,7 @@ def report(id: str, **metrics: float | Sequence[float]) -> Verdict:
         KeyError: the ledger has no such claim; the message lists close matches.
         ValueError: missing, unknown, empty, unequally long or not finite metrics.
     """
-    ledger = load_ledger()
-    if id not in ledger:
-        close = difflib.get_close_matches(id, ledger, n=3, cutoff=0.4) or sorted(ledger)
-        raise KeyError(f"no claim {id!r} in the ledger; close to it: {', '.join(close)}")
-    claim, run = ledger[id], current_run()
+    claim, run = _row(id, load_ledger()), current_run()
     reachable = PROFILES.index(run.profile) >= PROFILES.index(claim.profile)
     own = by_seed(run.seed, _checked(claim, metrics)) if metrics or reachable else {}
     verdict = weigh(claim, run.profile, own)
@@ -205,6 +228,14 @@ def report(id: str, **metrics: float | Sequence[float]) -> Verdict:
     }
     emit("claim", record, html=card(verdict, own, run.profile), text=_plain(verdict))
     return verdict
+
+
+def _row(id: str, ledger: Mapping[str, Claim]) -> Claim:
+    """A claim of the ledger; refuses an unknown one with those that are close to it."""
+    if id not in ledger:
+        close = difflib.get_close_matches(id, ledger, n=3, cutoff=0.4) or sorted(ledger)
+        raise KeyError(f"no claim {id!r} in the ledger; close to it: {', '.join(close)}")
+    return ledger[id]
 
 
 def _checked(claim: Claim, metrics: Mapping[str, Any], where: str = "") -> dict[str, list[float]]:

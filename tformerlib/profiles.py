@@ -62,7 +62,9 @@ def current_run() -> Run:
 
 
 def parameters(*, profile: str, seed: int) -> Run:
-    """Checks a chapter's parameters, seeds every generator and chooses the device.
+    """Checks a chapter's parameters, seeds every generator, and chooses the device and the number of threads.
+
+    `quick` has one thread. The larger profiles have two at most, and one if OMP_NUM_THREADS says so.
 
     Papermill sets parameters without checking them: it turns `1.5` into a float and a misspelled name into a
     variable that nobody reads. So they are checked here, inside the notebook.
@@ -79,7 +81,7 @@ def parameters(*, profile: str, seed: int) -> Run:
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed} is not in 0 .. 2^32 - 1")
     # Results are bitwise equal only for an equal number of threads, and small models gain little from a second one.
-    threads = 1 if profile == "quick" else min(2, os.cpu_count() or 1)
+    threads = 1 if profile == "quick" else min(2, os.cpu_count() or 1, _allowed())
     torch.set_num_threads(threads)
     random.seed(seed)
     if "numpy" in sys.modules:
@@ -90,6 +92,12 @@ def parameters(*, profile: str, seed: int) -> Run:
     _current = run = Run(profile, seed, device, threads)
     emit("run", {"profile": profile, "seed": seed, **environment(device, threads)}, text=str(run))
     return run
+
+
+def _allowed() -> int:
+    """How many threads the environment's OMP_NUM_THREADS leaves us; any number where it is not set."""
+    outermost = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return max(1, int(outermost)) if outermost.isdecimal() else sys.maxsize
 
 
 def checkpoint(name: str) -> Path | None:

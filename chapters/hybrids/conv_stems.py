@@ -19,8 +19,9 @@
 #   library and the library against other people's code;
 # - measure what a stem does for the choice of optimizer and learning rate, and what it does for small sets.
 #
-# **Time**: about a minute on two CPU cores; the line above says what this copy took. The larger profiles use
-# CIFAR-10. **Before**: {ref}`ViT <vit>`.
+# **Time**: about a minute on one CPU core; the line above says what this copy took. The profile `colab` makes every
+# experiment with 5000 photographs of CIFAR-10, in some seven minutes of one core; `full` trains larger models on all
+# 50,000, on a large GPU. **Before**: {ref}`ViT <vit>`.
 
 # %% tags=["bootstrap"]
 # tformerlib is installed, or lies above this folder, or (Colab) comes from the repository; torch stays as it is.
@@ -148,7 +149,7 @@ def seen(embed: Callable[[Tensor], Tensor], image: Tensor, row: int, column: int
 
 fields = []
 for layers in (1, 2, 3, 4):
-    stem = nn.Sequential(*list(ConvStem((8,) * 4, (2,) * 4, 16))[:layers]).eval()
+    stem = nn.Sequential(*list(ConvStem((32,) * 4, (2,) * 4, 16))[:layers]).eval()  # wide: no place where all are zero
     side = 64 // 2**layers
     pixels = seen(stem, torch.randn(2, 3, 64, 64), side // 2, side // 2) > 0
     fields.append(pixels.any(0).sum().item())
@@ -413,7 +414,7 @@ show.explore(
 # The images are handwritten digits again, a thousand to learn from. For the first experiment they fill their image, so
 # that every model can learn nearly all of them. For the others they stand a few pixels up or down, left or right of the
 # middle, so that a stroke may lie anywhere in a patch. Sizes, rates and steps come from pilot runs, chosen so that
-# `quick` takes a minute. The larger profiles use CIFAR-10 for everything.
+# `quick` takes a minute. The larger profiles use CIFAR-10 for everything, `colab` 5000 images of it.
 
 
 # %%
@@ -421,10 +422,10 @@ def moved_digits(split: str) -> tuple[Tensor, Tensor]:
     return digits(split, canvas=16, size=13, noise=0.1, seed=seed)
 
 
+common = compare.league(run, run.pick(quick=None, colab=5000, full=None))
+task = common
 if run.profile == "quick":
     task = compare.Task("moved digits", moved_digits("train"), moved_digits("test"), 10)
-else:
-    task = compare.subset(compare.league(run), run.pick(quick=1000, colab=5000, full=50_000), seed=seed)
 basic = {"image": task.side, "patch": 4, "classes": task.classes}
 
 
@@ -450,22 +451,24 @@ def fair(models: dict[str, nn.Module]) -> dict[str, nn.Module]:
 # %%
 def stem_vit(convs: bool) -> EarlyConvViT:
     """The same width; the stem is paid for with one block."""
-    size = run.pick(quick={"dim": 32, "depth": 3, "heads": 4, "mlp": 2.0}, colab={"dim": 192, "depth": 6, "heads": 3},
+    size = run.pick(quick={"dim": 32, "depth": 3, "heads": 4, "mlp": 2.0},
+                    colab={"dim": 64, "depth": 3, "heads": 4, "mlp": 2.0},
                     full={"dim": 384, "depth": 6, "heads": 6})  # fmt: skip
     if convs:
         size |= {"depth": size["depth"] - 1, "strides": (2, 2)}
-        size["convs"] = run.pick(quick=(16, 48), colab=(96, 192), full=(192, 384))
+        size["convs"] = run.pick(quick=(16, 48), colab=(40, 80), full=(192, 384))
     model = EarlyConvViT(image=common.side, patch=4, classes=common.classes, **size)
     nn.init.normal_(model.positions, std=0.5)  # in so few steps a small table has no time to grow
     return model
 
 
-common = compare.league(run)
-rates = {"AdamW": run.pick(quick=(1e-3, 4e-3, 1.6e-2), colab=(2.5e-4, 1e-3, 4e-3), full=(2.5e-4, 1e-3, 4e-3)),
+rates = {"AdamW": run.pick(quick=(1e-3, 4e-3, 1.6e-2), colab=(5e-4, 2e-3, 8e-3), full=(2.5e-4, 1e-3, 4e-3)),
          "SGD": (0.03, 0.1, 0.4)}  # fmt: skip
 options = {"AdamW": {}, "SGD": {"optimizer": partial(torch.optim.SGD, momentum=0.9, nesterov=True)}}
 decay = {"AdamW": 0.05, "SGD": 1e-4}
 both = fair({"patches": stem_vit(False), "convolutions": stem_vit(True)})
+tested = run.pick(quick=None, colab=2500, full=None)  # of so many test images, all where there is no number
+probe = compare.Task(common.name, common.train, (common.test[0][:tested], common.test[1][:tested]), common.classes)
 
 
 # %%
@@ -473,11 +476,11 @@ def grid_run(kind: str, optimizer: str, lr: float) -> float:
     """Test accuracy in percent of one cell of the grid."""
     torch.manual_seed(seed)
     model = stem_vit(kind == "convolutions")
-    steps, batch = run.pick(quick=(200, 32), colab=(800, 128), full=(4000, 256))
+    steps, batch = run.pick(quick=(200, 32), colab=(300, 32), full=(4000, 256))
     budget = compare.Budget(steps, batch, lr, weight_decay=decay[optimizer])
     try:
         name = f"{kind}, {optimizer} {lr:g}"
-        history = compare.train(model, common, budget, seed=seed, device=run.device, label=name, **options[optimizer])
+        history = compare.train(model, probe, budget, seed=seed, device=run.device, label=name, **options[optimizer])
     except FloatingPointError:
         return 100 / task.classes
     kept[kind, optimizer, lr] = model
@@ -527,8 +530,8 @@ for kind in kinds:
 # Two things are mixed even here. A low rate costs everybody something, as training ends before it is done; that is
 # speed again, and not stability. And a model that is bad everywhere would have little to lose. So read both numbers,
 # the best cell and the loss. The recorded seeds of `quick` do not agree on which kind loses more, and there SGD keeps
-# up with AdamW, with patches too: neither claim shows at this size. Short training, clipped gradients and small patches
-# may each be why; we have not taken them apart. The paper trains for far longer {cite:p}`xiao2021`.
+# up with AdamW, with patches too: neither claim shows on digits at this size. Short training, clipped gradients and
+# small patches may each be why; we have not taken them apart. The paper trains for far longer {cite:p}`xiao2021`.
 #
 # ### Three steps to CCT
 #
@@ -536,37 +539,50 @@ for kind in kinds:
 # the class token replaced by sequence pooling (CVT); patches replaced by convolutions (CCT); and CCT without positions.
 # All have the same number of parameters within a tenth, the same steps and the same images. For that, CCT pays in
 # `quick` and `colab` with a narrower MLP, in `quick` with a block too. There its step is the stem and what pays for it.
+# So a fifth model takes them apart: it is CCT with patches, that is, a CVT with CCT's blocks. What lies between it and
+# CCT is the stem and nothing else. It has fewer parameters, those that the stem has more than patches.
 
 
 # %%
+none = {"drop_path": 0.0, "attention_dropout": 0.0}
+thin = run.pick(quick={"dim": 32, "depth": 3, "heads": 4, "mlp": 3.0},
+                colab={"dim": 64, "depth": 3, "heads": 4, "mlp": 3.0},
+                full={"dim": 256, "depth": 6, "heads": 4, "mlp": 2.0})  # fmt: skip
+paid = thin | run.pick(quick={"depth": 2, "mlp": 1.0}, colab={"mlp": 2.0}, full={})  # for the stem
+control = "CCT, patches"
+
+
 def ladder() -> dict[str, nn.Module]:
-    none = {"drop_path": 0.0, "attention_dropout": 0.0}
-    thin = run.pick(quick={"dim": 32, "depth": 3, "heads": 4, "mlp": 3.0}, colab={"dim": 128, "depth": 4, "heads": 4},
-                    full={"dim": 256, "depth": 6, "heads": 4})  # fmt: skip
-    conv = thin | run.pick(quick={"depth": 2, "mlp": 1.0}, colab={"mlp": 1.4}, full={})
+    """The four steps with equal parameters, and the control, which has fewer."""
     makers: dict[str, Callable[[], nn.Module]] = {
         "ViT-Lite": lambda: ViTLite(**basic, **thin, **none),
         "CVT": lambda: CVT(**basic, **thin, **none),
-        "CCT": lambda: CCT(**basic, **conv, **none),
-        "CCT, no positions": lambda: CCT(**basic, **conv, **none, positions=None),
+        control: lambda: CVT(**basic, **paid, **none),
+        "CCT": lambda: CCT(**basic, **paid, **none),
+        "CCT, no positions": lambda: CCT(**basic, **paid, **none, positions=None),
     }
-    models = {}
+    if paid == thin:  # then the control is CVT
+        del makers[control]
+    models: dict[str, nn.Module] = {}
     for name, make in makers.items():
         torch.manual_seed(seed)
         models[name] = make()
-    return fair(models)
+    fair({name: model for name, model in models.items() if name != control})
+    return models
 
 
 # %%
 trained = ladder()
-steps, batch = run.pick(quick=(250, 32), colab=(3000, 128), full=(10_000, 256))
-budget = compare.Budget(steps, batch, lr=run.pick(quick=4e-3, colab=1e-3, full=1e-3))
+steps, batch = run.pick(quick=(250, 32), colab=(400, 32), full=(10_000, 256))
+budget = compare.Budget(steps, batch, lr=run.pick(quick=4e-3, colab=2e-3, full=1e-3))
 accuracy = {
     name: compare.train(model, task, budget, seed=seed, device=run.device, label=name).metrics[-1]["accuracy"]
     for name, model in trained.items()
 }
+accuracy.setdefault(control, accuracy["CVT"])
 verdicts += [
     claims.report("cct.small-data", gain=accuracy["CCT"] - accuracy["ViT-Lite"]),
+    claims.report("cct.stem", gain=accuracy["CCT"] - accuracy[control]),
     claims.report("cct.sequence-pooling", gain=accuracy["CVT"] - accuracy["ViT-Lite"]),
     claims.report("cct.no-positions", cost=accuracy["CCT"] - accuracy["CCT, no positions"]),
 ]
@@ -575,33 +591,35 @@ verdicts += [
 show.bars(
     accuracy,
     y_label="test accuracy, %",
-    alt="Four bars: " + ", ".join(f"{name} {value:.0f} percent" for name, value in accuracy.items()) + ".",
+    alt="Five bars: " + ", ".join(f"{name} {value:.0f} percent" for name, value in accuracy.items()) + ".",
     caption=f"What each step brings; profile {run.profile}, seed {seed}.",
 )
-for key, name in (("lite", "ViT-Lite"), ("cvt", "CVT"), ("cct", "CCT"), ("bare", "CCT, no positions")):
+keys = {"lite": "ViT-Lite", "cvt": "CVT", "control": control, "cct": "CCT", "bare": "CCT, no positions"}
+for key, name in keys.items():
     show.glue(f"stems-{key}", f"{accuracy[name]:.1f} %")
 
 # %% [markdown]
 # ViT-Lite is right for {glue:text}`stems-lite`, CVT for {glue:text}`stems-cvt`, CCT for {glue:text}`stems-cct`, and CCT
-# without positions for {glue:text}`stems-bare`. The cards judge the steps over three seeds, and their intervals say how
-# far one run can be trusted. Look at sequence pooling: in the recorded seeds of `quick` its gain has both signs, so
-# these runs do not say whether it helps. That positions can be left out has a likely reason: tokens of overlapping
-# convolutions know their neighbors, and zeros around the image tell a convolution where the border is.
+# without positions for {glue:text}`stems-bare`. CCT with patches has {glue:text}`stems-control`. The cards judge the
+# steps over three seeds, and their intervals say how far one run can be trusted. Look at sequence pooling: in the
+# recorded seeds of `quick` its gain has both signs, so these runs do not say whether it helps. That positions can be
+# left out has a likely reason: tokens of overlapping convolutions know their neighbors, and zeros around the image tell
+# a convolution where the border is.
 #
 # ### How many steps does CeiT save?
 #
 # {cite:t}`yuan2021ceit` report that CeiT needs a third of the iterations of DeiT, which is ViT without a stem. We train
 # both on the same images within the same budget, test 24 times on the way, and ask when the test accuracy first reaches
-# a mark of $80$ percent ($60$ in `colab`). A model that never arrives counts with all its steps. Where only the ViT
+# a mark of $80$ percent ($35$ in `colab`). A model that never arrives counts with all its steps. Where only the ViT
 # does not arrive, the ratio is at least what we say.
 
 
 # %%
 def pair() -> dict[str, nn.Module]:
     """CeiT and a ViT of its size; both tables of positions start large."""
-    vit = run.pick(quick={"dim": 40, "depth": 3, "heads": 4}, colab={"dim": 128, "depth": 5, "heads": 4},
+    vit = run.pick(quick={"dim": 40, "depth": 3, "heads": 4}, colab={"dim": 48, "depth": 5, "heads": 4},
                    full={"dim": 256, "depth": 5, "heads": 4})  # fmt: skip
-    own = run.pick(quick={"dim": 32, "depth": 2, "heads": 4}, colab={"dim": 128, "depth": 4, "heads": 4},
+    own = run.pick(quick={"dim": 32, "depth": 2, "heads": 4}, colab={"dim": 48, "depth": 3, "heads": 4},
                    full={"dim": 256, "depth": 4, "heads": 4})  # fmt: skip
     models: dict[str, nn.Module] = {}
     for name, make in (("ViT", partial(EarlyConvViT, **vit)), ("CeiT", partial(CeiT, **own))):
@@ -612,9 +630,9 @@ def pair() -> dict[str, nn.Module]:
 
 
 some = compare.Task(task.name, task.train, (task.test[0][:400], task.test[1][:400]), task.classes)
-mark = run.pick(quick=80.0, colab=60.0, full=80.0)
-steps, batch = run.pick(quick=(480, 32), colab=(3000, 128), full=(10_000, 256))
-budget = compare.Budget(steps, batch, lr=run.pick(quick=4e-3, colab=1e-3, full=1e-3))
+mark = run.pick(quick=80.0, colab=35.0, full=80.0)
+steps, batch = run.pick(quick=(480, 32), colab=(600, 32), full=(10_000, 256))
+budget = compare.Budget(steps, batch, lr=run.pick(quick=4e-3, colab=2e-3, full=1e-3))
 raced, curves = pair(), {}
 for name, model in raced.items():
     history = compare.train(model, some, budget, seed=seed, device=run.device, label=name, evaluate_every=steps // 24)
@@ -647,23 +665,49 @@ for name in raced:
 # {glue:text}`stems-end-CeiT`, ViT {glue:text}`stems-end-ViT`. A step of CeiT takes longer than one of ViT, which a
 # count of steps does not show.
 #
+# ### The same on photographs
+#
+# The profile `colab` makes all three experiments with 5000 photographs. Its models are twice as wide, its runs are
+# about as long. These are the recorded seeds of both profiles, judged by the same conditions:
+
+# %% tags=["hide-input"]
+if found := claims.every_profile(*(verdict.claim.id for verdict in verdicts)):
+    show.table(
+        claims.side_by_side(found),
+        caption="Recorded seeds: digits in `quick`, CIFAR-10 in `colab`. In brackets the 95 % interval of the mean.",
+    )
+if levels := compare.recorded_by_model("cifar10, 5000 images", chapter="conv_stems"):
+    show.table(levels, caption="Test accuracies with 5000 images of CIFAR-10; guessing gets 10 %.")
+
+# %% [markdown]
+# - **The stem raises the peak.** Its best cell is several points above that of patches in every recorded seed of
+#   `colab`, where on digits it is less than one. It does not make the choice of optimizer and rate matter less: both
+#   kinds lose about the same. And SGD is not behind AdamW but ahead of it, with both kinds, so in this there is nothing
+#   that a stem could mend. The part of the claim that concerns stability does not show in either profile.
+# - **The stem is CCT's step.** Against the same blocks behind patches it gains in all recorded seeds of both profiles,
+#   and the claim is *reproduced* in both: much on digits that stand a little off the middle, less on photographs. CCT's
+#   lead over ViT-Lite on photographs is below the ten points that we ask for, *partly reproduced*. What CCT pays for
+#   its stem does not show there: the lead over ViT-Lite and the gain of the stem alone have nearly the same mean.
+# - **Pooling and positions.** The gain of sequence pooling has both signs on photographs too, now within two or three
+#   points. Positions are worth about one point to CCT there, a little more than the claim allows. Both are *partly
+#   reproduced* on photographs.
+# - **CeiT** arrives first in all recorded seeds, after about half of ViT's steps on average, and not after a third. The
+#   curves are tested on few images, and the ratio differs much from seed to seed.
+#
 # ### What everything costs
 #
-# For the figure that compares all backbones of the book, the three models learn its common task: digits that fill their
-# image, or CIFAR-10.
+# For the figure that compares all backbones of the book, three models learn its common task, digits that fill their
+# image. In the larger profiles that is the task of the experiments, and their models are taken.
 
 # %%
-entries: dict[str, nn.Module] = {}
-torch.manual_seed(seed)
-whole = {"image": common.side, "patch": 4, "classes": common.classes}
-size = run.pick(quick={"dim": 32, "depth": 2, "heads": 4}, colab={"dim": 128, "depth": 4, "heads": 4},
-                full={"dim": 256, "depth": 6, "heads": 4})  # fmt: skip
-entries["CCT"] = CCT(**whole, **size, mlp=1.0, drop_path=0.0, attention_dropout=0.0)
-entries["CeiT"] = CeiT(**whole, **size, mlp=2.0)
-steps, batch = run.pick(quick=(200, 32), colab=(3000, 128), full=(10_000, 256))
-budget = compare.Budget(steps, batch, lr=run.pick(quick=4e-3, colab=1e-3, full=1e-3))
-for name, model in entries.items():
-    compare.train(model, common, budget, seed=seed, device=run.device, label=name)
+entries: dict[str, nn.Module] = {"CCT": trained["CCT"], "CeiT": raced["CeiT"]}
+if task is not common:
+    torch.manual_seed(seed)
+    whole = {"image": common.side, "patch": 4, "classes": common.classes}
+    entries["CCT"] = CCT(**whole, **none, dim=32, depth=2, heads=4, mlp=1.0)
+    entries["CeiT"] = CeiT(**whole, dim=32, depth=2, heads=4, mlp=2.0)
+    for name, model in entries.items():
+        compare.train(model, common, compare.Budget(200, 32, lr=4e-3), seed=seed, device=run.device, label=name)
 entries["ViT_C"] = kept["convolutions", "AdamW", rates["AdamW"][1]]  # from the grid
 results = [compare.weigh(name, m, common, profile=run.profile, seed=seed) for name, m in entries.items()]
 compare.keep(results, chapter="conv_stems")
@@ -861,7 +905,7 @@ assert extra == got.positions.numel() == 64 * 32 and torch.equal(meant.positions
 #
 # | What differs | Ours | The papers' | What it does |
 # |---|---|---|---|
-# | data | a thousand digits; larger: CIFAR-10 | ImageNet; CIFAR, Flowers for CCT | other amounts |
+# | data | a thousand digits; `colab`: 5000 of CIFAR-10 | ImageNet; CIFAR, Flowers for CCT | other amounts |
 # | steps | hundreds | tens of thousands and more | speed and stability are mixed |
 # | clipping | gradients cut at norm 1, for SGD too | not looked up | may help SGD with patches |
 # | ranges | three rates each, one weight decay | wider and finer (second-hand) | ours is coarser |
@@ -870,7 +914,8 @@ assert extra == got.positions.numel() == 64 * 32 and torch.equal(meant.positions
 # | CeiT's partner | a ViT with Xavier's variance at first | DeiT | helps the ViT |
 # | positions | start at 0.5, in CCT at 0.2 | 0.02; CCT 0.2 | all learn faster |
 #
-# The verdicts, over the seeds of this run and any that were recorded before:
+# The seeds of `colab` were recorded on one thread of a CPU, for which that profile is sized. The verdicts, over the
+# seeds of this run and any that were recorded before:
 
 # %% tags=["hide-input"]
 show.table(

@@ -666,20 +666,9 @@ show.glue("deit-wrong", f"{differ(decisions, labels):.1f} %")
 # trained, and images are changed so strongly that labels can be wrong.
 
 # %% tags=["hide-input"]
-recorded = compare.recorded("cifar10, 5000 images")
-by_model = {row["model"]: [r for r in recorded if r["model"] == row["model"]] for row in recorded}
-if by_model:
+if recorded := compare.recorded_by_model("cifar10, 5000 images", chapter="deit"):
     show.table(
-        [
-            {
-                "model": name,
-                "accuracies, %": ", ".join(f"{row['accuracy']:.1f}" for row in rows),
-                "seeds": ", ".join(str(row["seed"]) for row in rows),
-                "profile": rows[0]["profile"],
-                "parameters": rows[0]["parameters"],
-            }
-            for name, rows in by_model.items()
-        ],
+        recorded,
         caption="Recorded larger runs, on 5000 images of CIFAR-10. Where they ran is in `data/results/comparisons`.",
     )
 else:

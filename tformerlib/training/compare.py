@@ -72,16 +72,20 @@ class Result:
     images_per_second: float  # forward, in batches of 64, on the device of the run
 
 
-def league(run: Run) -> Task:
+def league(run: Run, count: int | None = None) -> Task:
     """The task on which chapters compare backbones: digits in `quick`, CIFAR-10 in the larger profiles.
 
     The digits fill their 16 x 16 pixels: where they are small and moved about, as `digits` has them by default, plain
     Transformers need thousands of steps before they learn anything that a comparison could show.
+
+    Args:
+        count: so many of the training images, chosen by the run's seed; all by default.
     """
+    chosen = "" if count is None else f", {count} images"
     if run.profile == "quick":
         easy: Any = {"canvas": 16, "size": 16, "noise": 0.1}
-        return Task("digits", digits("train", **easy, seed=run.seed), digits("test", **easy), 10)
-    return Task("cifar10", cifar10("train"), cifar10("test"), 10)
+        return Task("digits" + chosen, digits("train", count, **easy, seed=run.seed), digits("test", **easy), 10)
+    return Task("cifar10" + chosen, cifar10("train", count, seed=run.seed), cifar10("test"), 10)
 
 
 def subset(task: Task, count: int, *, seed: int) -> Task:
@@ -251,3 +255,21 @@ def recorded(task: str, folder: Path | None = None) -> list[dict[str, Any]]:
     """What chapters have recorded on a task: rows with the fields of a Result and the chapter; none without a clone."""
     rows = [row for path in sorted((folder or RESULTS).glob("*.json")) for row in json.loads(path.read_text("utf-8"))]
     return [{k: v for k, v in row.items() if k != "provenance"} for row in rows if row["task"] == task]
+
+
+def recorded_by_model(task: str, chapter: str, folder: Path | None = None) -> list[dict[str, Any]]:
+    """What one chapter has recorded on a task, as rows of a table: each model's accuracies by seed, and its size."""
+    rows = [row for row in recorded(task, folder) if row["chapter"] == chapter]
+    rows.sort(key=lambda row: row["seed"])
+    groups = dict.fromkeys((row["model"], row["profile"]) for row in rows)
+    found = [[row for row in rows if (row["model"], row["profile"]) == group] for group in groups]
+    return [
+        {
+            "model": seeds[0]["model"],
+            "accuracies, %": ", ".join(f"{row['accuracy']:.1f}" for row in seeds),
+            "seeds": ", ".join(str(row["seed"]) for row in seeds),
+            "profile": seeds[0]["profile"],
+            "parameters": seeds[0]["parameters"],
+        }
+        for seeds in found
+    ]
