@@ -1,4 +1,4 @@
-"""ConViT and CoAtNet beside timm's models of the same size and weights: training steps."""
+"""ConViT, CoAtNet, ConvMixer and EfficientNet beside timm's models of the same size and weights: training steps."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +14,7 @@ from .models import Pair, step
 
 CONVIT: dict[str, Any] = {"dim": 64, "depth": 6, "free": 1, "classes": 10}  # sizes of a chapter, for small images
 COATNET: dict[str, Any] = {"dims": (32, 64, 128), "depths": (1, 2, 2), "classes": 10}
+CONVMIXER: dict[str, Any] = {"dim": 156, "depth": 8}
 
 
 def convit_tiny() -> tuple[nn.Module, nn.Module]:
@@ -55,11 +56,39 @@ def coatnet_small_images() -> tuple[nn.Module, nn.Module]:
     return ours, theirs
 
 
+def convmixer_1024() -> tuple[nn.Module, nn.Module]:
+    """Ours and timm's ConvMixer-1024/20."""
+    prepare()
+    import timm
+
+    return tf.create_model("convmixer_1024_20"), timm.create_model("convmixer_1024_20_ks9_p14")
+
+
+def convmixer_small_images() -> tuple[nn.Module, nn.Module]:
+    """A ConvMixer for images of 32 x 32."""
+    prepare()
+    from timm.models import ConvMixer
+
+    theirs = ConvMixer(**CONVMIXER, kernel_size=5, patch_size=4, num_classes=10)
+    return tf.create_model("convmixer_256_8", patch=4, **CONVMIXER), theirs
+
+
+def efficientnet() -> tuple[nn.Module, nn.Module]:
+    """Ours and timm's EfficientNet-B0."""
+    prepare()
+    import timm
+
+    return tf.create_model("efficientnet_b0", dropout=0.0), timm.create_model("efficientnet_b0")
+
+
 PAIRS: dict[str, tuple[Callable[[], tuple[nn.Module, nn.Module]], int, int]] = {  # with image and batch
     "ConViT-Ti, 224 x 224": (convit_tiny, 224, 4),
     "ConViT, 32 x 32": (convit_small_images, 32, 64),
     "CoAtNet-0, 224 x 224": (coatnet_0, 224, 2),
     "CoAtNet, 32 x 32": (coatnet_small_images, 32, 64),
+    "ConvMixer-1024/20, 224 x 224": (convmixer_1024, 224, 2),
+    "ConvMixer, 32 x 32": (convmixer_small_images, 32, 64),
+    "EfficientNet-B0, 224 x 224": (efficientnet, 224, 4),
 }
 
 

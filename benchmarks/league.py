@@ -34,7 +34,7 @@ from .attention import write
 
 RESULTS = Path(__file__).with_name("results") / "league.json"
 CHECKPOINTS = timing.ROOT / "build" / "checkpoints" / "league"
-BUDGET = compare.Budget(steps=2000, batch_size=64, lr=1e-3, recipe=augment.Recipe(crop=4, flip=True))
+BUDGET = compare.Budget(steps=500, batch_size=64, lr=1e-3, recipe=augment.Recipe(crop=4, flip=True))
 TOLERANCE = 0.1  # by how much parameter counts may differ, as a share of the smallest
 SIDE = 32
 

@@ -24,6 +24,8 @@ from benchmarks import bert, detr, gpt, hybrids, models, transformer, vit
         lambda: vit.training_step("deit_tiny_distilled", "deit_tiny_distilled_patch16_224", 1),
         lambda: hybrids.training_step("ConViT", hybrids.convit_small_images, 32, 2),
         lambda: hybrids.training_step("CoAtNet", hybrids.coatnet_small_images, 32, 2),
+        lambda: hybrids.training_step("ConvMixer", hybrids.convmixer_small_images, 32, 2),
+        lambda: hybrids.training_step("EfficientNet", hybrids.efficientnet, 64, 2),
         *[lambda name=name: detr.small_step(name, images=2) for name in detr.KINDS],
     ],
 )

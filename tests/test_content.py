@@ -1,6 +1,7 @@
 """The facts agree with each other and with the code: systems, claims, notation, bibliography, pages, licenses."""
 
 import ast
+import json
 import re
 import tomllib
 from collections import Counter
@@ -15,6 +16,7 @@ import yaml
 from pybtex.database import BibliographyData, parse_file
 
 import tformerlib as tf
+from benchmarks import league
 from book.tools.notation import load, unknown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -225,3 +227,17 @@ def test_rows_of_the_notation_table_serve_a_chapter_that_exists() -> None:
     for row in load(ROOT / "data" / "notation.yml"):
         assert set(row.chapters) <= chapters, row.symbol
         assert row.chapters or row.kind == "shape", f"{row.symbol}: letters alone may be fixed in advance"
+
+
+def test_the_league_bears_out_what_the_page_says_of_it() -> None:
+    """The prose of side-by-side.md, beside the numbers that it is about."""
+    scores: dict[str, list[float]] = {}
+    for row in json.loads((ROOT / "benchmarks" / "results" / "league.json").read_text("utf-8"))["scores"]:
+        scores.setdefault(row["model"], []).append(row["accuracy"])
+    mean = {model: sum(values) / len(values) for model, values in scores.items()}
+    assert set(mean) == set(league.MODELS)
+    assert set(sorted(mean, key=mean.__getitem__)[-2:]) == {"ConvMixer", "ResNet"}  # no attention at all
+    hybrids = {name for name, (chapter, _) in league.MODELS.items() if chapter.startswith("conv_")}
+    assert all(mean[name] > mean["ViT"] for name in hybrids)
+    assert max(mean["Swin"], mean["Swin V2"]) < mean["ViT"]
+    assert league.BUDGET.steps * league.BUDGET.batch_size <= 50_000  # each photograph once at most

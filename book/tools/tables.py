@@ -302,8 +302,9 @@ def league(book: Book) -> str:
         f"scratch. Throughput: forward passes of 64 images, {speed['device']}, threads: {speed['threads']}.",
     )
     columns = ["Model", "Accuracy", "Parameters", "Multiply-adds", "Throughput", "Memory"]
-    names = list(dict.fromkeys(row["model"] for row in rows))
-    body = [_league_row(book, columns, [row for row in rows if row["model"] == name]) for name in names]
+    of = {name: [row for row in rows if row["model"] == name] for name in dict.fromkeys(row["model"] for row in rows)}
+    best_first = sorted(of.values(), key=lambda seeds: -sum(row["accuracy"] for row in seeds) / len(seeds))
+    body = [_league_row(book, columns, seeds) for seeds in best_first]
     return raw([figure, *table(columns, body, name="league", sortable=True)])
 
 
