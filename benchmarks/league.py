@@ -62,7 +62,7 @@ MODELS: Mapping[str, tuple[str, Callable[[], nn.Module]]] = {
     ),
     "Swin": ("swin", of("swin_tiny", depths=(3, 4), **WINDOWS)),
     "Swin V2": ("swin", of("swinv2_tiny_window8", depths=(2, 4), **WINDOWS)),
-    "ViT with a convolutional stem": ("conv_stems", of("vit_c_1gf", convs=(16, 32), strides=(2, 2), mlp=4.0, **FLAT)),
+    "ViT_C": ("conv_stems", of("vit_c_1gf", convs=(16, 32), strides=(2, 2), mlp=4.0, **FLAT)),
     "CCT": (
         "conv_stems",
         of("cct_7_3x1_32", layers=2, dim=64, depth=6, heads=4, attention_dropout=0.0, drop_path=0.0),
