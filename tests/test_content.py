@@ -231,8 +231,9 @@ def test_rows_of_the_notation_table_serve_a_chapter_that_exists() -> None:
 
 def test_the_league_bears_out_what_the_page_says_of_it() -> None:
     """The prose of side-by-side.md, beside the numbers that it is about."""
+    record = json.loads((ROOT / "benchmarks" / "results" / "league.json").read_text("utf-8"))
     scores: dict[str, list[float]] = {}
-    for row in json.loads((ROOT / "benchmarks" / "results" / "league.json").read_text("utf-8"))["scores"]:
+    for row in record["scores"]:
         scores.setdefault(row["model"], []).append(row["accuracy"])
     mean = {model: sum(values) / len(values) for model, values in scores.items()}
     assert set(mean) == set(league.MODELS)
@@ -240,4 +241,8 @@ def test_the_league_bears_out_what_the_page_says_of_it() -> None:
     hybrids = {name for name, (chapter, _) in league.MODELS.items() if chapter.startswith("conv_")}
     assert all(mean[name] > mean["ViT"] for name in hybrids)
     assert max(mean["Swin"], mean["Swin V2"]) < mean["ViT"]
+    macs = {name: size["macs"] for name, size in record["sizes"].items()}
+    assert set(sorted(macs, key=macs.__getitem__)[:4]) == {"PVT", "CMT", "CoAtNet", "UniFormer"}
+    rate = {name: macs[name] * speed for name, speed in record["speed"]["images_per_second"].items()}
+    assert all(1.7 < rate["ResNet"] / rate[name] < 2.3 for name in ("Swin", "CMT"))
     assert league.BUDGET.steps * league.BUDGET.batch_size <= 50_000  # each photograph once at most

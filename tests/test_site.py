@@ -454,6 +454,15 @@ def test_the_league_averages_seeds_and_says_what_each_model_costs(tmp_path):
     assert page.count('class="tf-plotly"') == 1 and '"memory"' in page
 
 
+def test_the_league_s_table_begins_with_the_best(tmp_path):
+    record = json.loads(json.dumps(LEAGUE).replace("Mini", "Low"))
+    for part in (record["sizes"], record["speed"]["images_per_second"]):
+        part["High"] = part["Low"]
+    record["scores"] += [{"model": "High", "chapter": "mini", "seed": 0, "accuracy": 41.5}]  # above the mean alone
+    page = league_of(tmp_path, record).split("<tbody>")[1]
+    assert 0 < page.index(">High<") < page.index(">Low<")
+
+
 @pytest.mark.parametrize("part", ["sizes", "speed"])
 def test_a_league_with_a_part_missing_is_refused(tmp_path, part):
     with pytest.raises(tables.PageError, match="'Mini'"):

@@ -66,7 +66,7 @@ from tformerlib import claims, show
 from tformerlib.attention import attention
 from tformerlib.attention.linear import Nystrom, RandomFeatures, linear_attention, pseudo_inverse
 from tformerlib.convs import basic_block
-from tformerlib.data.images import as_floats, cifar10
+from tformerlib.data.images import as_floats
 from tformerlib.models import conviformer, efficient_vit
 from tformerlib.models.conviformer import Conviformer
 from tformerlib.models.convit import ConViT
@@ -563,12 +563,7 @@ def small_vit() -> ViT:
 
 
 # %%
-if run.profile == "quick":
-    task = compare.league(run)
-else:
-    count = run.pick(quick=0, colab=5000, full=50_000)
-    train = cifar10("train", count, seed=seed)
-    task = compare.Task(f"cifar10, {count} images" if count < 50_000 else "cifar10", train, cifar10("test"), 10)
+task = compare.league(run, run.pick(quick=None, colab=5000, full=None))
 patch = run.pick(quick=2, colab=4, full=4)
 width, depth = run.pick(quick=(32, 4), colab=(96, 6), full=(256, 8))
 mixer = {"depth": depth, "kernel": 5, "classes": task.classes}
