@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 import tformerlib as tf
-from tformerlib.backbones import frozen
+from tformerlib.detection.backbone import with_frozen_norms
+from tformerlib.detection.boxes import Target
+from tformerlib.detection.loss import set_loss
+from tformerlib.detection.matching import Weights
 from tformerlib.models.resnet import ResNet
-from tformerlib.objectives.boxes import Target
-from tformerlib.objectives.detection import set_loss
-from tformerlib.objectives.matching import Weights
 from tformerlib.peers import prepare
 
 from .models import Pair, Run, step
@@ -49,7 +49,7 @@ def models(name: str, sizes: dict[str, Any], resnet: dict[str, Any]) -> tuple[An
     )  # fmt: skip
     theirs = getattr(transformers, f"{KINDS[name]}ForObjectDetection")(config)
     ours: Any = tf.create_model(
-        f"{name}_resnet50", backbone=frozen(lambda norm: ResNet(norm=norm, **resnet)), dropout=0.0, **sizes
+        f"{name}_resnet50", backbone=with_frozen_norms(lambda norm: ResNet(norm=norm, **resnet)), dropout=0.0, **sizes
     )
     tf.load_published(ours, theirs.state_dict())
     ours.encoder.backbone.requires_grad_(False)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tformerlib as tf
-from tformerlib.generation import generate
+from tformerlib.decoding.sampling import generate
 from tformerlib.models.gpt2 import GPT2
 from tformerlib.peers import prepare
 

@@ -68,10 +68,12 @@ def measurements() -> list[Step]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = timing.slug(timing.device_name(device))
     kernels, models = (attention.RESULTS / f"{name}{end}.json" for end in ("", "-models"))
-    code = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(timing.KERNELS.glob("*.py")))).hexdigest()[:16]
+    code = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(timing.KERNELS.rglob("*.py")))).hexdigest()[:16]
     passed = BOOK.build / "gpu" / f"tests-{name}-{code}"
     python = [sys.executable, "-m"]
-    tests = f"{sys.executable} -m pytest -q -m gpu tests/test_gpu.py && mkdir -p {passed.parent} && touch {passed}"
+    tests = (
+        f"{sys.executable} -m pytest -q -m gpu tests/library/test_gpu.py && mkdir -p {passed.parent} && touch {passed}"
+    )
     return [
         Step("tests of the kernels", lambda _: ["bash", "-c", tests], passed.exists),
         Step(

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 
 import tformerlib as tf
-from tformerlib.convs import basic_block
+from tformerlib import measures
+from tformerlib.layers.convs import basic_block
 from tformerlib.objectives import distillation
 from tformerlib.training import augment, compare
 from tformerlib.training.history import History
@@ -125,9 +126,9 @@ def sizes() -> dict[str, dict[str, int]]:
     for name, (_, make) in MODELS.items():
         model, image = make(), (3, SIDE, SIDE)
         found[name] = {
-            "parameters": compare.parameter_count(model),
-            "macs": compare.macs(model, image),
-            "activations": compare.activation_bytes(model, image),
+            "parameters": measures.parameter_count(model),
+            "macs": measures.macs(model, image),
+            "activations": measures.activation_bytes(model, image),
         }
     return found
 
@@ -219,7 +220,7 @@ def speed(device: torch.device, rounds: int = 5) -> dict[str, Any]:
     each: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(rounds):
         for name, model in models.items():
-            each[name].append(compare.images_per_second(model, SIDE))
+            each[name].append(measures.images_per_second(model, SIDE))
     about = {"device": timing.device_name(device), "torch": torch.__version__, "threads": torch.get_num_threads(),
              "rounds": rounds, **timing.now()}  # fmt: skip
     return {"images_per_second": {name: statistics.median(v) for name, v in each.items()}, "provenance": about}

@@ -137,7 +137,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         arch = 10 * major + minor
-    measured = [*sorted(KERNELS.glob("*.py")), *(Path(__file__).with_name(name) for name in MEASURES)]
+    measured = [*sorted(KERNELS.rglob("*.py")), *(Path(__file__).with_name(name) for name in MEASURES)]
     code = hashlib.sha256(b"\0".join(path.read_bytes() for path in measured)).hexdigest()[:16]
     return {
         "device": device_name(device), "arch": arch, "torch": torch.__version__, "triton": compiler,

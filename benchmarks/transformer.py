@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tformerlib as tf
-from tformerlib.decoding import greedy
+from tformerlib.decoding.search import greedy
+from tformerlib.layers.positions import sinusoids
 from tformerlib.models.transformer import Transformer
 from tformerlib.peers import prepare
-from tformerlib.positions import sinusoids
 
 from .models import Pair, step
 

@@ -1,8 +1,8 @@
 """The library of The Reproducible Transformer: attention, models built on it, and what chapters need to test them."""
 
-from .profiles import parameters
 from .published import load_published
 from .registry import create_model, list_models
+from .run.profiles import parameters
 
 __version__ = "0.1.0"
 __all__ = ["create_model", "list_models", "load_published", "parameters"]

@@ -17,8 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .profiles import PROFILES, current_run
-from .records import emit
+from .run.profiles import PROFILES, current_run
+from .run.records import emit
 
 REPRODUCED, PARTLY, NOT_REPRODUCED, OUT_OF_REACH = "reproduced", "partly", "not reproduced", "out of reach here"
 MARKS = {REPRODUCED: "✓", PARTLY: "◐", NOT_REPRODUCED: "✗", OUT_OF_REACH: "–"}

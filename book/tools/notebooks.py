@@ -15,7 +15,7 @@ from nbformat import NotebookNode
 
 from .layout import Book, atomic_write
 
-MIME = "application/vnd.tformerlib.v1+json"  # as tformerlib.records has it; importing that would import torch
+MIME = "application/vnd.tformerlib.v1+json"  # as tformerlib.run.records has it; importing that would import torch
 PLACEHOLDER = "{repository}"  # in the bootstrap cell; the address itself is in pyproject.toml only
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 

@@ -28,7 +28,7 @@ from tformerlib.claims import (
     recorded,
     weigh,
 )
-from tformerlib.profiles import PROFILES
+from tformerlib.run.profiles import PROFILES
 from tformerlib.show.interactive import on_a_page
 from tformerlib.show.pareto import pareto_figure
 

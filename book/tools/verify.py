@@ -64,7 +64,7 @@ def same_machine(provenance: dict[str, Any]) -> bool:
     """Whether this machine should give the same bits as the one of a run."""
     import torch
 
-    from tformerlib.profiles import environment
+    from tformerlib.run.profiles import environment
 
     here = environment(torch.device(provenance["device"].partition(":")[0]), min(2, os.cpu_count() or 1))
     return all(here[name] == provenance[name] for name in SAME)

@@ -58,22 +58,22 @@ import tformerlib as tf
 from tformerlib import claims, data, show, training
 from tformerlib.attention import record_attention
 from tformerlib.attention.deformable import deformable_attention
-from tformerlib.convs import ConvNorm
 from tformerlib.data.detection import FIGURES, as_targets, blood_cells, scenes
 from tformerlib.data.images import as_floats
-from tformerlib.detection import average_precision, suppress
-from tformerlib.layers import Attention
+from tformerlib.detection.boxes import Target, generalized_iou, iou, to_corners
+from tformerlib.detection.denoising import denoising_loss, noise
+from tformerlib.detection.loss import Detections, detect, set_loss
+from tformerlib.detection.matching import Predictions, hungarian, in_order
+from tformerlib.detection.precision import average_precision, suppress
+from tformerlib.layers.blocks import Attention
+from tformerlib.layers.convs import ConvNorm
+from tformerlib.layers.positions import waves
 from tformerlib.models.conditional_detr import ConditionalDETR
 from tformerlib.models.dab_detr import DABDETR
 from tformerlib.models.deformable_detr import DeformableAttention, Pyramid, look_around
 from tformerlib.models.detr import DETR
 from tformerlib.models.dn_detr import DNDETR
-from tformerlib.objectives.boxes import Target, generalized_iou, iou, to_corners
-from tformerlib.objectives.denoising import denoising_loss, noise
-from tformerlib.objectives.detection import Detections, detect, set_loss
-from tformerlib.objectives.matching import Predictions, hungarian, in_order
 from tformerlib.peers import prepare
-from tformerlib.positions import waves
 
 # %% tags=["parameters"]
 profile = "quick"  # quick: two CPU cores.  colab: one T4.  full: one large GPU.
@@ -375,7 +375,7 @@ print(f"an image without objects is fine: loss {set_loss(first, nothing, small.s
 prepare()
 from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 
-from tformerlib.backbones import frozen
+from tformerlib.detection.backbone import with_frozen_norms
 from tformerlib.models.resnet import ResNet
 
 eyes = {"embedding_size": 8, "hidden_sizes": [16, 24, 32, 48], "depths": [1] * 4, "layer_type": "bottleneck"}
@@ -389,7 +389,7 @@ theirs = DetrForObjectDetection(
 with torch.no_grad():
     for p in theirs.parameters():
         p.add_(torch.randn_like(p) * (p[0].numel() ** -0.5 if p.ndim > 1 else 0.1))
-backbone = frozen(partial(ResNet, depths=(1, 1, 1, 1), dims=(16, 24, 32, 48), stem=8))
+backbone = with_frozen_norms(partial(ResNet, depths=(1, 1, 1, 1), dims=(16, 24, 32, 48), stem=8))
 ours = DETR(classes=5, queries=7, backbone=backbone, dim=32, heads=4, hidden=48, encoder=2, decoder=2).eval()
 tf.load_published(ours, theirs.state_dict(), source="transformers")
 mask = torch.ones(2, 128, 96, dtype=torch.bool)

@@ -55,10 +55,10 @@ from torch import Tensor, nn
 import tformerlib as tf
 from tformerlib import claims, data, show, training
 from tformerlib.attention import attention, attention_reference, attention_weights, record_attention
-from tformerlib.decoding import greedy
-from tformerlib.layers import Attention
+from tformerlib.decoding.search import greedy
+from tformerlib.layers.blocks import Attention
+from tformerlib.layers.positions import sinusoids
 from tformerlib.models.rnn import Additive, General, Luong, RNNEncoderDecoder
-from tformerlib.positions import sinusoids
 
 # %% tags=["parameters"]
 profile = "quick"  # quick: one thread of a CPU.  colab: one T4.  full: one large GPU.

@@ -64,7 +64,7 @@ from torch.profiler import profile as watch
 import tformerlib as tf
 from tformerlib import claims, show
 from tformerlib.attention import attention, attention_reference, dispatch, window_attention
-from tformerlib.attention.compile_only import compile_kernels
+from tformerlib.attention.kernels.compile_only import compile_kernels
 from tformerlib.attention.partition import region_mask
 
 # %% tags=["parameters"]
@@ -540,7 +540,7 @@ print("cards with measured rows for dense attention:", ", ".join(dispatch.MEASUR
 # The interpreter says that a kernel is right. What it becomes on a card, the compiler says, and it needs no card
 # either. We compile one of the library's kernels for three generations and count instructions: `sm_75` is the T4 of
 # Colab's free tier, `sm_80` the A100, `sm_90` the H100. Repeat it on any machine with
-# `python -m tformerlib.attention.compile_only window_forward --arch 75 80 90 --width 32 --length 7`.
+# `python -m tformerlib.attention.kernels.compile_only window_forward --arch 75 80 90 --width 32 --length 7`.
 
 # %%
 compiled = []
@@ -1099,4 +1099,5 @@ for width in (64, 128, 256):
 #
 # {cite:t}`dao2022` for the algorithm and its count of memory accesses; {cite:t}`dao2024` and {cite:t}`shah2024` for
 # what it takes to fill a GPU; {cite:t}`rabe2021` for the same idea on TPUs; {cite:t}`dong2024` for masks as programs;
-# the library's `tformerlib/attention/kernels.py`, which is this chapter's kernel with everything that models ask for.
+# the library's `tformerlib/attention/kernels/kernels.py`, which is this chapter's kernel with everything that models
+# ask for.

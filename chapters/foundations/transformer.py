@@ -59,12 +59,12 @@ from torch import Tensor, nn
 import tformerlib as tf
 from tformerlib import claims, data, show, training
 from tformerlib.attention import record_attention
-from tformerlib.decoding import beam_search, greedy
-from tformerlib.layers import Attention, PostNorm, PreNorm
+from tformerlib.decoding.search import beam_search, greedy
+from tformerlib.layers.blocks import Attention, PostNorm, PreNorm
+from tformerlib.layers.positions import learned, sinusoids
 from tformerlib.models.rnn import RNNEncoderDecoder
 from tformerlib.models.transformer import Transformer, init
 from tformerlib.peers import prepare
-from tformerlib.positions import learned, sinusoids
 
 # %% tags=["parameters"]
 profile = "quick"  # quick: one thread of a CPU.  colab: one T4.  full: one large GPU.

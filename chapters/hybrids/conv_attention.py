@@ -53,11 +53,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tformerlib as tf
-from tformerlib import claims, show
+from tformerlib import claims, measures, show
 from tformerlib.attention import attention, record_attention
-from tformerlib.convs import AddDepthwise, MBConv
 from tformerlib.data.images import as_floats, digits
-from tformerlib.layers import MLP, Attention
+from tformerlib.layers.blocks import MLP, Attention
+from tformerlib.layers.convs import AddDepthwise, MBConv
 from tformerlib.models import uniformer
 from tformerlib.models.cmt import CMT, InvertedResidual
 from tformerlib.models.coatnet import CoAtNet, RelativeAttention
@@ -455,7 +455,7 @@ rows = []
 for name, (millions, giga, side) in printed.items():
     with torch.device("meta"):  # shapes without content
         model = tf.create_model(name)
-    found = compare.parameter_count(model) / 1e6, compare.macs(model, (3, side, side)) / 1e9
+    found = measures.parameter_count(model) / 1e6, measures.macs(model, (3, side, side)) / 1e9
     row = {"model": name, "parameters, M": f"{found[0]:.2f}", "printed": millions}
     rows.append(row | {"multiply-adds, G": f"{found[1]:.2f}", "printed ": giga})
 
@@ -595,7 +595,7 @@ def start(model: nn.Module) -> nn.Module:
 
 def fair(makers: dict[str, Callable[[], nn.Module]]) -> None:
     """Refuses models whose parameters differ by more than a tenth (in `full` a fifth)."""
-    counts = {name: compare.parameter_count(make()) for name, make in makers.items()}
+    counts = {name: measures.parameter_count(make()) for name, make in makers.items()}
     assert max(counts.values()) <= run.pick(quick=1.1, colab=1.1, full=1.2) * min(counts.values()), counts
 
 
@@ -861,8 +861,8 @@ def small_cmt(expansion: float = 3.0, **parts: Any) -> CMT:
 
 def as_large(**parts: Any) -> Callable[[], CMT]:
     """A variant that is as wide as its parameters allow."""
-    wanted, expansion = 0.99 * compare.parameter_count(small_cmt()), 3.0
-    while compare.parameter_count(small_cmt(expansion, **parts)) < wanted:
+    wanted, expansion = 0.99 * measures.parameter_count(small_cmt()), 3.0
+    while measures.parameter_count(small_cmt(expansion, **parts)) < wanted:
         expansion += 0.05
     return partial(small_cmt, expansion, **parts)
 
@@ -1344,7 +1344,7 @@ for a in (0.5, 1.0, 2.0):
 with torch.device("meta"):
     coatnet = tf.create_model("coatnet_0_224")
 tables = [p.numel() for name, p in coatnet.named_parameters() if name.endswith("bias.table")]
-print(tables, f"{sum(tables) / compare.parameter_count(coatnet):.2%}")
+print(tables, f"{sum(tables) / measures.parameter_count(coatnet):.2%}")
 assert tables == [27 * 27 * 12] * 5 + [13 * 13 * 24] * 2
 
 # %% [markdown]

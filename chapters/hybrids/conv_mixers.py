@@ -62,11 +62,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import tformerlib as tf
-from tformerlib import claims, show
+from tformerlib import claims, measures, show
 from tformerlib.attention import attention
 from tformerlib.attention.linear import Nystrom, RandomFeatures, linear_attention, pseudo_inverse
-from tformerlib.convs import basic_block
 from tformerlib.data.images import as_floats
+from tformerlib.layers.convs import basic_block
 from tformerlib.models import conviformer, efficient_vit
 from tformerlib.models.conviformer import Conviformer
 from tformerlib.models.convit import ConViT
@@ -454,11 +454,11 @@ show.parity("EfficientNet-B0 against timm", error, tolerance=2e-5)
 # make the same weights and compare; the tests do so for gradients too.
 
 # %%
-golden = Path(tf.__file__).resolve().parents[1] / "tests" / "golden" / "conv_mixers.json"
+golden = Path(tf.__file__).resolve().parents[1] / "data" / "golden" / "conv_mixers.json"
 cases = {}
 if golden.exists():  # in a clone
     sys.path.append(str(golden.parents[2]))
-    from tests.golden.numbers import rebuilt, uniform
+    from tformerlib.peers.golden import rebuilt, uniform
 
     for repository in json.loads(golden.read_text("utf-8")).values():
         cases |= repository["cases"]
@@ -488,7 +488,7 @@ rows = []
 for name, (millions, giga, side) in printed.items():
     with torch.device("meta"):  # shapes without content
         model = tf.create_model(name)
-    found = compare.parameter_count(model) / 1e6, compare.macs(model, (3, side, side)) / 1e9
+    found = measures.parameter_count(model) / 1e6, measures.macs(model, (3, side, side)) / 1e9
     row = {"model": name, "parameters, M": f"{found[0]:.2f}", "printed": millions}
     rows.append(row | {"multiply-adds, G": f"{found[1]:.3g}", "official code": giga})
 
@@ -592,8 +592,8 @@ for name, make in makers.items():
     history = compare.train(mixers[name], task, budget, seed=seed, device=run.device, label=name)
     accuracy[name] = history.metrics[-1]["accuracy"]
     rows.append({"model": name, "test accuracy, %": round(accuracy[name], 1),
-                 "parameters": compare.parameter_count(mixers[name]),
-                 "multiply-adds": compare.macs(mixers[name], (3, task.side, task.side))})  # fmt: skip
+                 "parameters": measures.parameter_count(mixers[name]),
+                 "multiply-adds": measures.macs(mixers[name], (3, task.side, task.side))})  # fmt: skip
 parameters = {row["model"]: row["parameters"] for row in rows}
 products = {row["model"]: row["multiply-adds"] for row in rows}
 for other in set(accuracy) & {"ConvMixer, pixels", "ConvMixer, stages"}:
@@ -733,7 +733,7 @@ for name, make in networks.items():
     with torch.device("meta"):
         network = make()
     for s in wider:
-        views["multiply-adds of CXV, G"][name][s] = compare.macs(network, (3, s, s)) / 1e9
+        views["multiply-adds of CXV, G"][name][s] = measures.macs(network, (3, s, s)) / 1e9
 whole = views["multiply-adds of CXV, G"]
 for name in attend:
     growth = slope({s: views["multiply-adds of attention, M"][name][s] for s in (128, 256)})
@@ -765,7 +765,7 @@ show.slider(
 )
 cross = next(s for s in wider if whole["softmax"][s] > whole["two softmaxes (CLTV)"][s])
 show.glue("mixers-cross", str(cross))
-in_colab = compare.macs(ConvMixer(dim=96, depth=6, kernel=5, patch=4, classes=10), (3, 32, 32))
+in_colab = measures.macs(ConvMixer(dim=96, depth=6, kernel=5, patch=4, classes=10), (3, 32, 32))
 show.glue("mixers-cxv-cost", f"{1e9 * whole['random features (CPV)'][32] / in_colab:.0f}")
 show.glue("mixers-slope-linear", f"{linear:.2f}")
 show.glue("mixers-slope-softmax", f"{slopes['softmax']:.2f}")
@@ -890,7 +890,7 @@ for name, (small, make) in readers.items():
     scenes = compare.Task("textures", (pair[0], labels), (pair[1], labels_test), 3)
     compare.train(model, scenes, budget, seed=seed, device=run.device, label=name)
     seen[name] = compare.accuracy(model, *scenes.test)
-    price[name] = compare.macs(model, pair[0].shape[1:])
+    price[name] = measures.macs(model, pair[0].shape[1:])
     by_kind[name] = [compare.accuracy(model, pair[1][i::2], labels_test[i::2]) for i in (0, 1)]
 
 # %%
@@ -1211,7 +1211,7 @@ for name, make in detectors.items():
     model = make()
     fit(model, (faces, forged), spot_forgeries, steps=steps, batch_size=32, lr=2e-3, betas=(0.9, 0.999), eps=1e-8,
         schedule=cosine(steps, steps // 10), weight_decay=0.05, seed=seed, device=run.device, label=name)  # fmt: skip
-    scores[name], sizes[name] = suspicion(model, test_faces), compare.parameter_count(model)
+    scores[name], sizes[name] = suspicion(model, test_faces), measures.parameter_count(model)
     hybrid = model
 
 # %% [markdown]

@@ -51,16 +51,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tformerlib as tf
-from tformerlib import claims, show
+from tformerlib import claims, measures, show
 from tformerlib.data.images import as_floats, digits
-from tformerlib.layers import MLP, Attention
+from tformerlib.layers.blocks import MLP, Attention
+from tformerlib.layers.positions import sinusoids
 from tformerlib.models import cct, ceit, vit_lite
 from tformerlib.models.cct import CCT
 from tformerlib.models.ceit import CeiT, LeFF
 from tformerlib.models.early_convs import ConvStem, EarlyConvViT
 from tformerlib.models.vit_lite import CVT, SeqPool, ViTLite
 from tformerlib.peers import prepare
-from tformerlib.positions import sinusoids
 from tformerlib.training import compare
 
 # %% tags=["parameters"]
@@ -339,7 +339,7 @@ rows = []
 for name, (millions, giga, side) in printed.items():
     with torch.device("meta"):  # shapes without content
         model = tf.create_model(name)
-    found = compare.parameter_count(model) / 1e6, compare.macs(model, (3, side, side)) / 1e9
+    found = measures.parameter_count(model) / 1e6, measures.macs(model, (3, side, side)) / 1e9
     row = {"model": name, "parameters, M": f"{found[0]:.2f}", "printed": millions}
     rows.append(row | {"multiply-adds, G": f"{found[1]:.2f}", "printed ": giga})
 
@@ -431,7 +431,7 @@ basic = {"image": task.side, "patch": 4, "classes": task.classes}
 
 def fair(models: dict[str, nn.Module]) -> dict[str, nn.Module]:
     """The models, if their parameters differ by at most a tenth."""
-    counts = {name: compare.parameter_count(model) for name, model in models.items()}
+    counts = {name: measures.parameter_count(model) for name, model in models.items()}
     assert max(counts.values()) <= 1.1 * min(counts.values()), counts
     return models
 
@@ -821,7 +821,7 @@ with torch.device("meta"):
     tiny = tf.create_model("ceit_tiny")
 deaf = sum(p.numel() for p in tiny.blocks[-1].mlp.fn.parameters())
 show.glue("stems-deaf", f"{deaf:,}")
-show.glue("stems-deaf-share", f"{100 * deaf / compare.parameter_count(tiny):.1f} %")
+show.glue("stems-deaf-share", f"{100 * deaf / measures.parameter_count(tiny):.1f} %")
 
 # %% [markdown]
 # In CeiT-T it is {glue:text}`stems-deaf` weights, {glue:text}`stems-deaf-share` of the model. Weight decay shrinks them
@@ -895,7 +895,7 @@ def build_sine(positions=sinusoids, **size) -> CCT:
 
 meant = CCT(image=16, dim=32, depth=1, heads=4, positions=sinusoids)
 got = build_sine(image=16, dim=32, depth=1, heads=4)
-extra = compare.parameter_count(got) - compare.parameter_count(meant)
+extra = measures.parameter_count(got) - measures.parameter_count(meant)
 assert extra == got.positions.numel() == 64 * 32 and torch.equal(meant.positions, sinusoids(64, 32))
 
 # %% [markdown]
@@ -1019,8 +1019,8 @@ assert torch.allclose(*answers, atol=1e-5) and (other - answers[0]).abs().max() 
 # %%
 with torch.device("meta"):
     convs, fewer = tf.create_model("vit_c_18gf"), tf.create_model("vit_c_18gf", depth=10)
-total, one_less = (compare.macs(m, (3, 224, 224)) for m in (convs, fewer))
-inside = compare.macs(convs.stem, (3, 224, 224))
+total, one_less = (measures.macs(m, (3, 224, 224)) for m in (convs, fewer))
+inside = measures.macs(convs.stem, (3, 224, 224))
 print(f"stem {inside / 1e9:.2f} G of {total / 1e9:.2f} G, one block {(total - one_less) / 1e9:.2f} G")
 assert 0.8 < inside / (total - one_less) < 1.3
 

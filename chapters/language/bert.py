@@ -62,10 +62,10 @@ from tformerlib import claims, data, show, training
 from tformerlib.attention import attention, record_attention
 from tformerlib.data.code import split_packages, standard_library
 from tformerlib.data.tokens import token_stream, windows, word_piece
+from tformerlib.layers.positions import sinusoids
 from tformerlib.models.bert import BERT
 from tformerlib.models.squeezebert import SqueezeBERT
 from tformerlib.objectives.masking import mask_tokens, next_tokens
-from tformerlib.positions import sinusoids
 
 # %% tags=["parameters"]
 profile = "quick"  # quick: one CPU core.  colab: one T4.  full: one large GPU.

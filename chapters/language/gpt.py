@@ -65,7 +65,7 @@ from torch import Tensor, nn
 import tformerlib as tf
 from tformerlib import claims, data, show, training
 from tformerlib.attention import record_attention
-from tformerlib.generation import generate, probabilities
+from tformerlib.decoding.sampling import generate, probabilities
 from tformerlib.models.gpt import GPT
 from tformerlib.models.gpt2 import GPT2
 from tformerlib.peers import prepare

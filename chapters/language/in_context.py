@@ -56,14 +56,14 @@ from torch import Tensor, nn
 import tformerlib as tf
 from tformerlib import claims, data, show, training
 from tformerlib.attention import record_attention
-from tformerlib.generation import generate
+from tformerlib.decoding.sampling import generate
+from tformerlib.layers.positions import sinusoids
 from tformerlib.models.bert import BERT
 from tformerlib.models.gpt2 import GPT2
 from tformerlib.models.gpt3 import GPT3
 from tformerlib.objectives.masking import mask_tokens
 from tformerlib.objectives.pet import check_labels, distillation_loss, label_scores, pet_loss, verbalize
 from tformerlib.peers import prepare
-from tformerlib.positions import sinusoids
 
 # %% tags=["parameters"]
 profile = "quick"  # quick: one thread of a CPU.  colab: one T4.  full: one large GPU.

@@ -53,11 +53,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 import tformerlib as tf
-from tformerlib import claims, show, training
+from tformerlib import claims, measures, show, training
 from tformerlib.attention import record_attention
-from tformerlib.convs import basic_block
 from tformerlib.data.images import CIFAR10, as_floats, cifar10, digits
-from tformerlib.layers import MLP, Attention, Block
+from tformerlib.layers.blocks import MLP, Attention, Block
+from tformerlib.layers.convs import basic_block
 from tformerlib.models.deit import DeiT
 from tformerlib.models.resnet import ResNet
 from tformerlib.models.vit import ViT
@@ -378,8 +378,8 @@ def price(name: str) -> dict[str, object]:
     return {
         "model": name,
         "theirs, M": printed[name][0],
-        "ours, M": f"{compare.parameter_count(model) / 1e6:.2f}",
-        "multiply-adds, G": f"{compare.macs(model, (3, 224, 224)) / 1e9:.2f}",
+        "ours, M": f"{measures.parameter_count(model) / 1e6:.2f}",
+        "multiply-adds, G": f"{measures.macs(model, (3, 224, 224)) / 1e9:.2f}",
         "their top-1, %": printed[name][1],
     }
 
@@ -533,8 +533,8 @@ show.table(
     [
         {
             "model": name,
-            "parameters": compare.parameter_count(make()),
-            "multiply-adds for an image": compare.macs(make(), task.train[0].shape[1:]),
+            "parameters": measures.parameter_count(make()),
+            "multiply-adds for an image": measures.macs(make(), task.train[0].shape[1:]),
         }
         for name, make in (
             ("one token", lambda: student(ViT)), ("two tokens", lambda: student(DeiT)), ("teacher", convolutional)
@@ -1014,7 +1014,7 @@ show.table(
 # %%
 with torch.device("meta"):
     without, with_token = (tf.create_model(name) for name in ("deit_tiny", "deit_tiny_distilled"))
-assert compare.parameter_count(with_token) - compare.parameter_count(without) == 2 * 192 + 192 * 1000 + 1000
+assert measures.parameter_count(with_token) - measures.parameter_count(without) == 2 * 192 + 192 * 1000 + 1000
 print(f"scores: {198**2 / 197**2 - 1:.1%} more")
 
 # %% [markdown]

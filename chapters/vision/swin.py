@@ -51,14 +51,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 import tformerlib as tf
-from tformerlib import claims, show, training
+from tformerlib import claims, measures, show, training
 from tformerlib.attention import attention_weights, window_attention
-from tformerlib.layers import MLP, Attention, Block, PreNorm, ResPostNorm
+from tformerlib.layers.blocks import MLP, Attention, Block, PreNorm, ResPostNorm
+from tformerlib.layers.positions import RelativeBias, resize_grid
 from tformerlib.models.pvt import PVT, ReducedAttention
 from tformerlib.models.swin import PatchMerging, Swin, WindowAttention
 from tformerlib.models.swin_v2 import ContinuousBias, SwinV2
 from tformerlib.peers import prepare
-from tformerlib.positions import RelativeBias, resize_grid
 from tformerlib.training import compare
 
 # %% tags=["parameters"]
@@ -96,7 +96,7 @@ class Everywhere(nn.Module):
 
 def cost(layer: nn.Module, side: int, dim: int) -> int:
     """Multiply-adds of a layer on a map of side x side tokens."""
-    return compare.macs(layer, (side, side, dim))
+    return measures.macs(layer, (side, side, dim))
 
 
 C, sides = 96, [14, 28, 56, 112]
@@ -451,7 +451,7 @@ rows = []
 for name, (parameters, giga, side) in printed.items():
     with torch.device("meta"):  # shapes without content
         model = tf.create_model(name)
-    found = compare.parameter_count(model) / 1e6, compare.macs(model, (3, side, side)) / 1e9
+    found = measures.parameter_count(model) / 1e6, measures.macs(model, (3, side, side)) / 1e9
     assert abs(found[0] / parameters - 1) < 0.02 and abs(found[1] / giga - 1) < 0.02
     rows.append({"model": name, "parameters, M": found[0], "printed": parameters, "multiply-adds, G": found[1],
                  "printed ": giga})  # fmt: skip
@@ -552,7 +552,7 @@ def power(areas: list[int], costs: list[float]) -> float:
 areas = [1, 4, 16]
 with torch.device("meta"):
     swin_t = tf.create_model("swin_tiny")
-whole = [compare.macs(swin_t, (3, 224 * k, 224 * k)) for k in (1, 2, 4)]
+whole = [measures.macs(swin_t, (3, 224 * k, 224 * k)) for k in (1, 2, 4)]
 
 
 class ReducedMap(ReducedAttention):

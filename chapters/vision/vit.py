@@ -51,15 +51,15 @@ from einops import rearrange
 from torch import Tensor, nn
 
 import tformerlib as tf
-from tformerlib import claims, show, training
+from tformerlib import claims, measures, show, training
 from tformerlib.attention import record_attention
-from tformerlib.convs import basic_block
 from tformerlib.data.images import as_floats, digits
-from tformerlib.layers import MLP, Attention, Block
+from tformerlib.layers.blocks import MLP, Attention, Block
+from tformerlib.layers.convs import basic_block
+from tformerlib.layers.positions import resize_grid
 from tformerlib.models.resnet import ResNet
 from tformerlib.models.vit import ViT
 from tformerlib.peers import prepare
-from tformerlib.positions import resize_grid
 from tformerlib.training import augment, compare
 
 # %% tags=["parameters"]
@@ -329,8 +329,8 @@ def price(name: str) -> dict[str, object]:
     """Parameters and cost of a published size; on "meta" nothing is allocated and nothing computed."""
     with torch.device("meta"):
         model = tf.create_model(name)
-    millions = compare.parameter_count(model) / 1e6
-    giga = compare.macs(model, (3, 224, 224)) / 1e9
+    millions = measures.parameter_count(model) / 1e6
+    giga = measures.macs(model, (3, 224, 224)) / 1e9
     return {
         "model": name,
         "papers, M": printed[name],
@@ -450,8 +450,8 @@ show.table(
     [
         {
             "model": name,
-            "parameters": compare.parameter_count(make()),
-            "multiply-adds for an image": compare.macs(make(), task.train[0].shape[1:]),
+            "parameters": measures.parameter_count(make()),
+            "multiply-adds for an image": measures.macs(make(), task.train[0].shape[1:]),
         }
         for name, make in (("ViT", make_vit), ("CNN", make_cnn))
     ],
@@ -981,7 +981,7 @@ for image in (224, 384):
     n, dim, depth = (image // 16) ** 2 + 1, 768, 12
     attention_products = 2 * depth * n * n * dim  # queries with keys, weights with values
     with torch.device("meta"):
-        total = compare.macs(tf.create_model("vit_base_patch16", image=image), (3, image, image))
+        total = measures.macs(tf.create_model("vit_base_patch16", image=image), (3, image, image))
     print(f"{image}: {n} tokens, {n * n:,} scores for a head, {attention_products / total:.0%} of the multiply-adds")
 
 # %% [markdown]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .fused import architecture
+from .kernels.fused import architecture
 
 OLDEST_TRITON = (3, 6)  # of the versions that were tried
 OLDEST_INTERPRETER = (3, 7)  # an older one needs NumPy < 2.4
@@ -146,6 +146,6 @@ def _unavailable(device: torch.device) -> str:
 @torch.compiler.assume_constant_result
 def interpreted() -> bool:
     """Whether this process interprets the kernels on the CPU. Triton must be installed."""
-    from .kernels import INTERPRETED
+    from .kernels.kernels import INTERPRETED
 
     return INTERPRETED

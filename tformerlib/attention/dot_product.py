@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .dispatch import Choice, choose
-from .fused import autocast, fused_attention
+from .kernels.fused import autocast, fused_attention
 from .masks import merge_masks
 from .recording import record
 from .weights import attention_scores, log_sum_exp, softmax

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from .dispatch import interpreted, unavailable
 from .dot_product import attention
-from .fused import autocast
-from .fused_window import fused_window_attention, span
+from .kernels.fused import autocast
+from .kernels.fused_window import fused_window_attention, span
 from .partition import fold_windows, region_mask, unfold_windows
 from .recording import record
 

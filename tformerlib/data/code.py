@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..records import emit
+from ..run.records import emit
 from .hub import DataError
 
 # Not on every machine (a distribution's packages of their own), gone from newer Pythons, or tables of names.

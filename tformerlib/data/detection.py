@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..objectives.boxes import Target
+from ..detection.boxes import Target
 from .hub import load
 from .images import _bytes
 

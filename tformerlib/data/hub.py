@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..records import emit
+from ..run.records import emit
 
 if TYPE_CHECKING:
     from datasets import Dataset

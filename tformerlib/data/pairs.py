@@ -9,7 +9,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from itertools import pairwise
 
-from ..records import emit
+from ..run.records import emit
 
 Pair = tuple[str, str]
 LANGUAGES = ("cs", "da", "de", "en", "es", "fi", "fr", "hu", "it", "nl", "no", "pl", "pt", "ro", "sv", "tr")

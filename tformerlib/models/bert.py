@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import MLP, Attention, Block, PostNorm, init_truncated_normal
+from ..layers.blocks import MLP, Attention, Block, PostNorm, init_truncated_normal
 from ..registry import register
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-12)

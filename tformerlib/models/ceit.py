@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..convs import ConvNorm
-from ..grid import PatchEmbed
-from ..layers import MLP, Attention, Block, PreNorm, drop_path_rates, init_truncated_normal
+from ..layers.blocks import MLP, Attention, Block, PreNorm, drop_path_rates, init_truncated_normal
+from ..layers.convs import ConvNorm
+from ..layers.maps import PatchEmbed
 from ..registry import register
 
 

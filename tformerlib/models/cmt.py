@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..convs import AddDepthwise
-from ..grid import ChannelsFirst, PatchEmbed
-from ..layers import Attention, PreNorm, drop_path_rates, init_truncated_normal
+from ..layers.blocks import Attention, PreNorm, drop_path_rates, init_truncated_normal
+from ..layers.convs import AddDepthwise
+from ..layers.maps import ChannelsFirst, PatchEmbed
 from ..registry import register
 
 

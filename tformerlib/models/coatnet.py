@@ -10,10 +10,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..attention import attention
-from ..convs import ConvNorm, MBConv, pooled
-from ..grid import ChannelsFirst
-from ..layers import MLP, DropPath, PreNorm, drop_path_rates
-from ..positions import RelativeBias
+from ..layers.blocks import MLP, DropPath, PreNorm, drop_path_rates
+from ..layers.convs import ConvNorm, MBConv, pooled
+from ..layers.maps import ChannelsFirst
+from ..layers.positions import RelativeBias
 from ..registry import register
 
 

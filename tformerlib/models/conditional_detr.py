@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import attention
-from ..backbones import frozen
-from ..heads import box_head, rare, still, two_layers
-from ..layers import MLP, PostNorm
-from ..objectives.matching import Focal, Predictions, Scoring
-from ..positions import waves
+from ..detection.backbone import with_frozen_norms
+from ..detection.heads import box_head, rare_class_prior, start_at_reference, two_layers
+from ..detection.matching import Focal, Predictions, Scoring
+from ..layers.blocks import MLP, PostNorm
+from ..layers.positions import waves
 from ..registry import register
 from .detr import Activation, Encoder, init
 from .resnet import resnet50
@@ -36,12 +36,12 @@ class ConditionalDETR(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         layer: dict[str, Any] = {"dim": dim, "heads": heads, "hidden": hidden, "dropout": dropout}
-        self.encoder = Encoder(backbone or frozen(resnet50), encoder, **layer)
+        self.encoder = Encoder(backbone or with_frozen_norms(resnet50), encoder, **layer)
         self.queries = nn.Parameter(torch.randn(queries, dim))
         self.decoder = nn.ModuleList(ConditionalLayer(**layer, first=i == 0) for i in range(decoder)).apply(init)
         self.point, self.bend = two_layers(dim, dim, 2).apply(init), two_layers(dim, dim, dim).apply(init)
         self.norm = nn.LayerNorm(dim)
-        self.classify, self.locate = rare(nn.Linear(dim, classes)), still(box_head(dim))
+        self.classify, self.locate = rare_class_prior(nn.Linear(dim, classes)), start_at_reference(box_head(dim))
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> Predictions:
         """Images (B, 3, H, W) and mask (B, H, W), False at padding, to the predictions of each layer."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import attention, attention_weights
-from ..grid import PatchEmbed
-from ..layers import MLP, Attention, Block, drop_path_rates, init_truncated_normal
+from ..layers.blocks import MLP, Attention, Block, drop_path_rates, init_truncated_normal
+from ..layers.maps import PatchEmbed
 from ..registry import register
 
 

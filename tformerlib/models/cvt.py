@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..convs import ConvNorm
-from ..grid import ChannelsFirst, PatchEmbed
-from ..layers import MLP, Attention, Block, drop_path_rates, init_truncated_normal
+from ..layers.blocks import MLP, Attention, Block, drop_path_rates, init_truncated_normal
+from ..layers.convs import ConvNorm
+from ..layers.maps import ChannelsFirst, PatchEmbed
 from ..registry import register
 
 

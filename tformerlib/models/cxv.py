@@ -16,8 +16,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..attention.linear import Nystrom, RandomFeatures, linear_attention
-from ..grid import ChannelsFirst
-from ..layers import MLP, Attention
+from ..layers.blocks import MLP, Attention
+from ..layers.maps import ChannelsFirst
 from ..registry import register
 
 

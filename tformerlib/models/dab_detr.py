@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..backbones import frozen
-from ..heads import box_head, rare, still, two_layers
-from ..objectives.matching import Focal, Predictions, Scoring
+from ..detection.backbone import with_frozen_norms
+from ..detection.heads import box_head, rare_class_prior, start_at_reference, two_layers
+from ..detection.matching import Focal, Predictions, Scoring
 from ..registry import register
 from .conditional_detr import ConditionalLayer, sine_of
 from .detr import Encoder, init
@@ -34,13 +34,13 @@ class DABDETR(nn.Module):
         super().__init__()
         layer: dict[str, Any] = {"dim": dim, "heads": heads, "hidden": hidden, "dropout": dropout, "act": nn.PReLU}
         steer = two_layers(dim, dim, dim).apply(init)
-        self.encoder = Encoder(backbone or frozen(resnet50), encoder, base=20.0, steer=steer, **layer)
+        self.encoder = Encoder(backbone or with_frozen_norms(resnet50), encoder, base=20.0, steer=steer, **layer)
         self.anchors = nn.Parameter(torch.randn(queries, 4))  # before the sigmoid
         self.decoder = nn.ModuleList(ConditionalLayer(**layer, first=i == 0) for i in range(decoder)).apply(init)
         self.query, self.size = two_layers(2 * dim, dim, dim).apply(init), two_layers(dim, dim, 2).apply(init)
         self.bend = two_layers(dim, dim, dim).apply(init)
         self.norm = nn.LayerNorm(dim)
-        self.classify, self.locate = rare(nn.Linear(dim, classes)), still(box_head(dim))
+        self.classify, self.locate = rare_class_prior(nn.Linear(dim, classes)), start_at_reference(box_head(dim))
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> Predictions:
         """Images (B, 3, H, W) and mask (B, H, W), False at padding, to the predictions of each layer."""

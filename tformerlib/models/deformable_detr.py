@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones import Backbone, frozen, shrink
-from ..heads import box_head, rare, still
-from ..layers import MLP, Attention, PostNorm
-from ..objectives.matching import Focal, Predictions, Scoring
-from ..positions import map_sinusoids
-from ..pyramids import DeformableAttention, Pyramid, look_around
+from ..attention.deformable import DeformableAttention, Pyramid, look_around
+from ..detection.backbone import Backbone, shrink, with_frozen_norms
+from ..detection.heads import box_head, rare_class_prior, start_at_reference
+from ..detection.matching import Focal, Predictions, Scoring
+from ..layers.blocks import MLP, Attention, PostNorm
+from ..layers.positions import map_sinusoids
 from ..registry import register
 from .detr import init
 from .resnet import resnet50
@@ -44,13 +44,13 @@ class DeformableDETR(nn.Module):
         super().__init__()
         layer: dict[str, Any] = {"dim": dim, "heads": heads, "hidden": hidden, "dropout": dropout}
         layer |= {"levels": levels, "points": points}
-        self.encoder = DeformableEncoder(backbone or frozen(resnet50), encoder, **layer)
+        self.encoder = DeformableEncoder(backbone or with_frozen_norms(resnet50), encoder, **layer)
         self.queries, self.contents = (nn.Parameter(torch.randn(queries, dim)) for _ in range(2))
         self.point = nn.Linear(dim, 2).apply(init)  # where each query looks, before the sigmoid
         self.decoder = nn.ModuleList(DeformableLayer(**layer) for _ in range(decoder))
         self.refine, pairs = refine, decoder if refine else 1
-        self.classify = nn.ModuleList(rare(nn.Linear(dim, classes)) for _ in range(pairs))
-        self.locate = nn.ModuleList(still(box_head(dim)) for _ in range(pairs))
+        self.classify = nn.ModuleList(rare_class_prior(nn.Linear(dim, classes)) for _ in range(pairs))
+        self.locate = nn.ModuleList(start_at_reference(box_head(dim)) for _ in range(pairs))
         first: Any = self.locate[0]
         nn.init.constant_(first[-1].bias[2:], -2.0)  # boxes begin small
 

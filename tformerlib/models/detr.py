@@ -2,7 +2,7 @@
 
     model = create_model("detr_resnet50", classes=91)
     predictions = model(images, mask)     # Predictions: logits and boxes after every layer of the decoder
-    loss, parts = set_loss(predictions, targets, model.scoring)    # tformerlib.objectives.detection
+    loss, parts = set_loss(predictions, targets, model.scoring)    # tformerlib.detection.loss
     found = detect(predictions, model.scoring)
 
 A small one: `create_model("detr_resnet50", backbone=lambda: create_model("resnet20_cifar"), dim=64, heads=4,
@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..backbones import Backbone, frozen
-from ..heads import box_head
-from ..layers import MLP, Attention, PostNorm
-from ..objectives.matching import Predictions, Scoring, Softmax
-from ..positions import map_sinusoids
+from ..detection.backbone import Backbone, with_frozen_norms
+from ..detection.heads import box_head
+from ..detection.matching import Predictions, Scoring, Softmax
+from ..layers.blocks import MLP, Attention, PostNorm
+from ..layers.positions import map_sinusoids
 from ..registry import register
 from .resnet import resnet50, resnet101
 
@@ -47,7 +47,7 @@ class DETR(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         layer: dict[str, Any] = {"dim": dim, "heads": heads, "hidden": hidden, "dropout": dropout}
-        self.encoder = Encoder(backbone or frozen(resnet50), encoder, **layer)
+        self.encoder = Encoder(backbone or with_frozen_norms(resnet50), encoder, **layer)
         self.queries = nn.Parameter(torch.randn(queries, dim))
         self.decoder = nn.ModuleList(DecoderLayer(**layer) for _ in range(decoder)).apply(init)
         self.norm = nn.LayerNorm(dim)
@@ -147,4 +147,4 @@ def detr_resnet50(**overrides: Any) -> DETR:
 @register
 def detr_resnet101(**overrides: Any) -> DETR:
     """60.5 M parameters, 152 G multiply-adds; 43.5 AP on COCO (Carion et al. 2020, table 1)."""
-    return DETR(**{"backbone": frozen(resnet101)} | overrides)
+    return DETR(**{"backbone": with_frozen_norms(resnet101)} | overrides)

@@ -1,6 +1,6 @@
 """DN-DETR: DAB-DETR that in training also denoises true objects (Li et al. 2022).
 
-    noised = noise(targets, classes=91)             # tformerlib.objectives.denoising
+    noised = noise(targets, classes=91)             # tformerlib.detection.denoising
     predictions = model(images, mask, noised)       # of the queries first, then of the noised objects
     loss, parts = denoising_loss(predictions, targets, noised, model.scoring)
     found = detect(model(images, mask), model.scoring)
@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..objectives.denoising import Noised
-from ..objectives.matching import Predictions
+from ..detection.denoising import Noised
+from ..detection.matching import Predictions
 from ..registry import register
 from .dab_detr import DABDETR
 

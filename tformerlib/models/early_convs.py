@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from ..convs import ConvNorm
-from ..layers import MLP, Attention
+from ..layers.blocks import MLP, Attention
+from ..layers.convs import ConvNorm
 from ..registry import register
 from .vit import ViT
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..grid import PatchEmbed
-from ..layers import MLP, Attention, PreNorm
+from ..layers.blocks import MLP, Attention, PreNorm
+from ..layers.maps import PatchEmbed
 from ..registry import register
 from .efficientnet import Trunk
 

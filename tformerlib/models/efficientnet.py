@@ -13,8 +13,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..convs import ConvNorm, SqueezeExcite, pad_same
-from ..layers import DropPath
+from ..layers.blocks import DropPath
+from ..layers.convs import ConvNorm, SqueezeExcite, pad_same
 from ..registry import register
 
 # of each stage: expansion, channels, blocks, kernel, stride of the first block (Tan and Le 2019)

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import MLP, Attention, Block, KVCache, PostNorm
+from ..layers.blocks import MLP, Attention, Block, KVCache, PostNorm
 from ..registry import register
 
 
 class GPT(nn.Module):
-    """Logits of each next token, given the tokens so far. `tformerlib.generation` writes with it.
+    """Logits of each next token, given the tokens so far. `tformerlib.decoding.sampling` writes with it.
 
     Args:
         vocab: number of ids. The released weights have 40,478; their code put special tokens and positions into the

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attention import attention as softmax_attention
-from ..layers import MLP, Attention, Block, KVCache, PreNorm
+from ..layers.blocks import MLP, Attention, Block, KVCache, PreNorm
 from ..registry import register
 
 
 class GPT2(nn.Module):
-    """Logits of each next token, given the tokens so far. `tformerlib.generation` writes with it.
+    """Logits of each next token, given the tokens so far. `tformerlib.decoding.sampling` writes with it.
 
     Args:
         vocab: number of ids: 256 bytes, 50,000 merges and the end of a text.

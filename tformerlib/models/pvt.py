@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..grid import PatchEmbed
-from ..layers import MLP, Attention, Block, drop_path_rates, init_truncated_normal
+from ..layers.blocks import MLP, Attention, Block, drop_path_rates, init_truncated_normal
+from ..layers.maps import PatchEmbed
 from ..registry import register
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..grid import PatchEmbed
-from ..layers import Attention, Block, drop_path_rates, init_truncated_normal
+from ..layers.blocks import Attention, Block, drop_path_rates, init_truncated_normal
+from ..layers.maps import PatchEmbed
 from ..registry import register
 from .pvt import ReducedAttention
 

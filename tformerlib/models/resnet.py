@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..convs import ConvNorm, Residual, basic_block, bottleneck
+from ..layers.convs import ConvNorm, Residual, basic_block, bottleneck
 from ..registry import register
 
 

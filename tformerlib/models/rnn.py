@@ -175,7 +175,9 @@ class InputFeeding(Luong):
 
 
 class RNNEncoderDecoder(nn.Module):
-    """Logits of each next target token, given the source and the targets so far. `tformerlib.decoding` translates.
+    """Logits of each next target token, given the source and the targets so far.
+
+    `tformerlib.decoding.search` translates with it.
 
     `record_attention` sees the alignments: (B, 1, M, N) at once from Luong, M times (B, 1, 1, N) from the others.
 

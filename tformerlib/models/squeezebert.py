@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import attention
-from ..layers import Block, PostNorm, init_truncated_normal
+from ..layers.blocks import Block, PostNorm, init_truncated_normal
 from ..registry import register
 from .bert import Embedding, MaskedHead
 

@@ -12,9 +12,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..attention import window_attention
-from ..grid import PatchEmbed
-from ..layers import MLP, Block, drop_path_rates, init_truncated_normal
-from ..positions import RelativeBias
+from ..layers.blocks import MLP, Block, drop_path_rates, init_truncated_normal
+from ..layers.maps import PatchEmbed
+from ..layers.positions import RelativeBias
 from ..registry import register
 
 

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import MLP, Block, ResPostNorm
-from ..positions import by_offset, offset_index
+from ..layers.blocks import MLP, Block, ResPostNorm
+from ..layers.positions import by_offset, offset_index
 from ..registry import register
 from .swin import BASE, LARGE, SMALL, Swin, attend_in_windows, neighborhoods
 

@@ -13,8 +13,8 @@ from typing import Any, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import MLP, Attention, Block, Branch, KVCache, PostNorm
-from ..positions import sinusoids
+from ..layers.blocks import MLP, Attention, Block, Branch, KVCache, PostNorm
+from ..layers.positions import sinusoids
 from ..registry import register
 
 KeysValues = tuple[Tensor, Tensor]
@@ -22,7 +22,9 @@ Positions = Callable[[int, int], Tensor]
 
 
 class Transformer(nn.Module):
-    """Logits of each next target token, given the source and the targets so far. `tformerlib.decoding` translates.
+    """Logits of each next target token, given the source and the targets so far.
+
+    `tformerlib.decoding.search` translates with it.
 
     Args:
         source_vocab, target_vocab: numbers of ids. Without target_vocab, both languages share one vocabulary.

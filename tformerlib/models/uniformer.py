@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..convs import AddDepthwise, depthwise
-from ..grid import ChannelsFirst, PatchEmbed
-from ..layers import MLP, Attention, PreNorm, drop_path_rates, init_truncated_normal
+from ..layers.blocks import MLP, Attention, PreNorm, drop_path_rates, init_truncated_normal
+from ..layers.convs import AddDepthwise, depthwise
+from ..layers.maps import ChannelsFirst, PatchEmbed
 from ..registry import register
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..grid import PatchEmbed
-from ..layers import MLP, Attention, DropPath, PreNorm, drop_path_rates, init_truncated_normal
+from ..layers.blocks import MLP, Attention, DropPath, PreNorm, drop_path_rates, init_truncated_normal
+from ..layers.maps import PatchEmbed
 from ..registry import register
 
 Positions = Callable[[int, int], Tensor]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..positions import resize_grid
+from ..layers.positions import resize_grid
 from .rules import Rules, published
 
 

@@ -5,7 +5,7 @@ import re
 import torch
 from torch import Tensor, nn
 
-from ..positions import resize_grid
+from ..layers.positions import resize_grid
 from .rules import Rules, convert, published
 
 TABLE = "relative_position_bias_table"

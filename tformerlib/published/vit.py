@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from ..layers.positions import resize_grid
 from ..models.vit import ViT
-from ..positions import resize_grid
 from .rules import Rules, published
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..records import in_kernel
+from ..run.records import in_kernel
 
 
 def described(alt: str) -> str:

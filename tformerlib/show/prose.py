@@ -4,7 +4,7 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
-from ..records import MIME, emit, in_kernel
+from ..run.records import MIME, emit, in_kernel
 from .frame import as_figure, present, rich
 
 GLUE_PREFIX = "application/papermill.record/"  # myst-nb's: such an output is referred to, not shown

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from numpy.typing import ArrayLike
 
-from ..records import in_kernel
+from ..run.records import in_kernel
 from .charts import heatmap
 
 

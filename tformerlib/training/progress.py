@@ -4,7 +4,7 @@ import os
 import sys
 import time
 
-from ..records import in_kernel
+from ..run.records import in_kernel
 
 
 def watched() -> bool:

@@ -1,0 +1,1 @@
+"""Triton kernels of attention: the programs, how they are launched, and the sizes of their tiles."""

@@ -1,0 +1,1 @@
+"""Writing with a model: search for the best sequence, and sampling."""

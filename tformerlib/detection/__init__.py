@@ -1,0 +1,1 @@
+"""Detection: backbones, heads, boxes, matching, the loss, and average precision."""

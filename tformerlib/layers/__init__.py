@@ -1,0 +1,1 @@
+"""Parts that several papers' models share: blocks, convolutions, token maps, positions."""

@@ -1,0 +1,1 @@
+"""A chapter as a run: its parameters, and the records that it leaves."""
