@@ -6,7 +6,6 @@ numbers still give the same answer, and leaves both in the notebook for the site
 
 import base64
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
