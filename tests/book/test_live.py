@@ -21,8 +21,7 @@ from tformerlib.models.rnn import RNNEncoderDecoder
 from tformerlib.models.swin import Swin
 from tformerlib.models.vit import ViT
 from tformerlib.peers.parity import widen
-from tformerlib.show import live
-from tformerlib.show.live import Export, export, load_exported
+from tformerlib.show.live_models import Export, export, live, load_exported
 
 ASSETS = Path(__file__).resolve().parents[2] / "book" / "assets" / "live"
 TOLERANCE = 1e-4
@@ -271,7 +270,7 @@ def test_the_share_of_equal_answers_is_measured(capsys):
     widen(model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     inputs = [torch.randn(1, 3, 8, 8) for _ in range(50)]
-    live.live(
+    live(
         model, name="tiny", kind="vit", config={}, fallback="<p>still</p>", caption="A digit.", alt="a digit",
         inputs=inputs, answer=lambda m, x: m(x),
     )  # fmt: skip

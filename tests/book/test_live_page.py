@@ -1,4 +1,4 @@
-"""The widgets in a browser: every one wakes, answers, moves, keeps its state in a link, and loads nothing from elsewhere."""
+"""The widgets in a browser: each wakes, answers, moves, keeps its state in a link, loads nothing from elsewhere."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from tformerlib.models.rnn import RNNEncoderDecoder
 from tformerlib.models.swin import Swin
 from tformerlib.models.vit import ViT
 from tformerlib.peers.parity import widen
-from tformerlib.show.live import export
+from tformerlib.show.live_models import export
 
 ASSETS = Path(__file__).resolve().parents[2] / "book" / "assets"
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium here")
@@ -48,7 +48,7 @@ def models() -> Iterator[tuple[str, str, nn.Module, dict[str, Any], dict[str, An
     tokenizer = byte_bpe(["def add(a, b):\n    return a + b\n"] * 3, vocab=280)
     learned = json.loads(tokenizer.to_str())["model"] if isinstance(tokenizer, Tokenizer) else {}
     merges = [m if isinstance(m, list) else m.split(" ") for m in learned["merges"]]
-    size = {"dim": 16, "depth": 2, "heads": 2, "hidden": 32, "dropout": 0.0}
+    size: dict[str, Any] = {"dim": 16, "depth": 2, "heads": 2, "hidden": 32, "dropout": 0.0}
     bpe = {"vocab": learned["vocab"], "merges": merges}
     page = {"bpe": bpe, "prompt": "def add", "context": 32, "end": 0, "hint": "Type."}
     vocab = max(learned["vocab"].values()) + 1
@@ -75,8 +75,8 @@ def models() -> Iterator[tuple[str, str, nn.Module, dict[str, Any], dict[str, An
     yield "scene", "detr", detr, {"encoder": 1, "decoder": 2, "heads": 2, "strides": [2], "groups": 4}, page
     rnn = RNNEncoderDecoder(source_vocab=6, target_vocab=6, embed=8, hidden=8)
     page = {
-        "source": ["", "<s>", "</s>", "?", "six", "ten"], "target": ["", "<s>", "</s>", "?", "sechs", "zehn"], "begin": 1,
-        "end": 2, "special": 4, "example": "six ten", "hint": "Type.",
+        "source": ["", "<s>", "</s>", "?", "six", "ten"], "target": ["", "<s>", "</s>", "?", "sechs", "zehn"],
+        "begin": 1, "end": 2, "special": 4, "example": "six ten", "hint": "Type.",
     }  # fmt: skip
     yield "numbers", "translator", rnn, {"hidden": 8}, page
     page = {

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Union
 from .charts import bars, heatmap, lines
 from .frame import as_figure, described, picture, present
 from .interactive import explore, show_plotly, slider
+from .live_models import live
 from .pareto import pareto
 from .prose import expect, glue, parity, table
+from .questions import quiz
 from .svg import to_svg
 from .widgets import attention_widget, writing_widget
 
@@ -26,9 +28,11 @@ __all__ = [
     "glue",
     "heatmap",
     "lines",
+    "live",
     "pareto",
     "parity",
     "picture",
+    "quiz",
     "slider",
     "table",
     "writing_widget",

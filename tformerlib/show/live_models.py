@@ -167,8 +167,5 @@ def live(
 def emit_files(name: str, exported: Export) -> None:
     """Leaves the two files in the notebook, from where the site's builder takes them."""
     text = f"{name}: {len(exported.data):,} bytes of weights"
-    files = {
-        f"{name}.json": json.dumps(exported.about),
-        exported.about["file"]: base64.b64encode(exported.data).decode(),
-    }
-    emit("live", {"name": name, "json": files[f"{name}.json"], "bin": files[exported.about["file"]]}, text=text)
+    weights = base64.b64encode(exported.data).decode()
+    emit("live", {"name": name, "about": exported.about, "weights": weights}, text=text)
