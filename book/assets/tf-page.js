@@ -28,6 +28,26 @@
     });
   }
 
+  // The scoreboard: rows by kind, part, verdict (each exactly) and words.
+  const filters = document.querySelector(".tf-filters");
+  if (filters) {
+    filters.hidden = false;
+    const controls = [...filters.querySelectorAll("[data-filter]")];
+    const rows = document.querySelectorAll("table.tf-filtered tbody tr");
+    const choose = () => {
+      let shown = 0;
+      for (const row of rows) {
+        row.hidden = !controls.every(({ dataset: { filter }, value }) => !value || (filter === "words"
+          ? value.toLowerCase().split(/\s+/).every((word) => row.textContent.toLowerCase().includes(word))
+          : row.dataset[filter] === value));
+        shown += !row.hidden;
+      }
+      filters.querySelector("output").textContent = `${shown} of ${rows.length}`;
+    };
+    controls.forEach((control) => control.addEventListener("input", choose));
+    choose();
+  }
+
   for (const input of document.querySelectorAll("input.tf-filter")) {
     input.closest(".tf-filter-box").hidden = false;
     const rows = document.querySelectorAll(`#${input.dataset.filters} tbody tr`);

@@ -65,8 +65,12 @@ class Book:
 
     @property
     def ledger(self) -> list[dict[str, Any]]:
-        """The rows of data/claims.yml."""
-        return yaml.safe_load((self.root / "data" / "claims.yml").read_text(encoding="utf-8")) or []
+        """The rows of data/claims, each with its chapter."""
+        return [
+            {**row, "chapter": path.stem}
+            for path in sorted((self.root / "data" / "claims").glob("*.yml"))
+            for row in yaml.safe_load(path.read_text(encoding="utf-8")) or []
+        ]
 
     @property
     def repository(self) -> str:

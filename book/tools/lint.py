@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 from nbformat import NotebookNode
 
-from . import notation
+from . import notation, verdicts
 from .layout import Book
 from .notebooks import PLACEHOLDER, convert, defaults, tags
 
@@ -160,7 +160,7 @@ def claims(chapter: Chapter) -> Problems:
         if not isinstance(id, str):
             yield i, "claims.report needs the claim's id as a plain string"
         elif id not in rows:
-            yield i, f"data/claims.yml has no claim {id!r} for the chapter {chapter.name}"
+            yield i, f"data/claims has no claim {id!r} for the chapter {chapter.name}"
         elif id in reported:
             yield i, f"the claim {id!r} is reported twice"
         else:
@@ -217,6 +217,15 @@ def citations(chapter: Chapter) -> Problems:
                 yield i, f"book/references.bib has no entry {key!r}"
 
 
+def sentences(chapter: Chapter) -> Problems:
+    """Verdicts in prose are roles, and where a sentence depends on one, every state has its sentence."""
+    for i, text in chapter.prose:
+        for words in verdicts.typed(text):
+            yield i, f"{words!r} is typed; write {{verdict}}`<claim>` or a `when` block"
+        for id, states in verdicts.left_out(text):
+            yield i, f"when {id}: no block for {', '.join(states)}"
+
+
 RULES: list[Callable[[Chapter], Problems]] = [
     python,
     parameters,
@@ -225,6 +234,7 @@ RULES: list[Callable[[Chapter], Problems]] = [
     exercises,
     claims,
     typed_numbers,
+    sentences,
     symbols,
     citations,
 ]

@@ -11,7 +11,9 @@ Pages are book/pages/*.md and the executed notebooks, in the order of _toc.yml. 
 below its title: where to run it, downloads, and which run it shows.
 """
 
+import base64
 import copy
+import hashlib
 import importlib.util
 import json
 import logging
@@ -30,13 +32,19 @@ import click
 import nbformat
 from nbformat import NotebookNode
 
-from tformerlib.claims import Claim, LedgerError, load_ledger
+from tformerlib.claims import Claim, LedgerError, Verdict, load_ledger, row, verdict
+from tformerlib.claims.card import anchor
 
+from . import diagrams
+from .exercises import ExerciseError, stubs, tested, work
+from .exercises import for_page as exercises_for_page
 from .layout import Book
 from .notation import NotationError
-from .notebooks import MIME, dumps, tags
+from .notebooks import MIME, dumps, records, tags
 from .plain import Citation, citations, plain
+from .scoreboard import as_crate, as_csv
 from .tables import GENERATED, PageError, esc, raw, refreshed_card
+from .verdicts import ProseError, resolved
 
 MARKER = re.compile(r"^<!-- generated: ([\w-]+) -->$", re.MULTILINE)
 TITLE = re.compile(r"^# .+$", re.MULTILINE)
@@ -60,24 +68,31 @@ class SiteError(Exception):
 def assemble(book: Book) -> Path:
     """Writes the sources of the site to build/source, leaving what did not change untouched for Sphinx's sake."""
     target = book.build / "source"
-    files: dict[str, str | Path] = {
+    files: dict[str, str | bytes | Path] = {
         "_toc.yml": book.root / "_toc.yml",
         "references.bib": book.root / "book" / "references.bib",
         "assets/plotly.min.js": package_file("plotly", "package_data/plotly.min.js"),
     }
-    for asset in sorted((book.root / "book" / "assets").iterdir()):
-        files[f"assets/{asset.name}"] = asset
+    for asset in sorted((book.root / "book" / "assets").rglob("*")):
+        if asset.is_file():
+            files[f"assets/{asset.relative_to(book.root / 'book' / 'assets')}"] = asset
     notebooks = {name: executed(book, name) for name in book.chapters}
-    cited, ledger = citations(book.root / "book" / "references.bib"), load_ledger(book.root / "data" / "claims.yml")
+    for name, notebook in notebooks.items():
+        files |= live_models(name, notebook)
+    files["assets/ledger.csv"], files["assets/ro-crate-metadata.json"] = as_csv(book), as_crate(book)
+    cited, ledger = citations(book.root / "book" / "references.bib"), load_ledger(book.root / "data" / "claims")
     for page in sorted((book.root / "book" / "pages").glob("*.md")):
         files[page.name] = fill(book, page, notebooks)
     for name, path in book.chapters.items():
         place = path.relative_to(book.root)
         files[f"extra/{place}"] = path.read_text("utf-8").replace("{repository}", book.repository)
-        files[f"extra/{place.with_suffix('.ipynb')}"] = dumps(plain(notebooks[name], cited))
+        solved = with_verdicts(book, notebooks[name], ledger)
+        files[f"extra/{place.with_suffix('.ipynb')}"] = dumps(plain(solved, cited))
+        files[f"extra/{place.with_name(f'{name}-work.ipynb')}"] = dumps(plain(work(solved), cited))
         files[str(place.with_suffix(".ipynb"))] = dumps(stamped(book, name, notebooks[name], ledger, cited))
     for name, content in files.items():
-        text = content.read_bytes() if isinstance(content, Path) else content.encode()
+        text = content.read_bytes() if isinstance(content, Path) else content
+        text = text.encode() if isinstance(text, str) else text
         path = target / name
         if not path.exists() or path.read_bytes() != text:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +135,47 @@ def fill(book: Book, page: Path, notebooks: dict[str, NotebookNode]) -> str:
             raise SiteError(f"{page.name} asks for {name!r}; generated are landing, {', '.join(GENERATED)}")
         return GENERATED[name](book)
 
-    return MARKER.sub(part, page.read_text("utf-8").replace("{repository}", book.repository))
+    text = MARKER.sub(part, page.read_text("utf-8").replace("{repository}", book.repository))
+    ledger = load_ledger(book.root / "data" / "claims")
+
+    def link(id: str) -> str:
+        return f"{book.chapters[ledger[id].chapter].relative_to(book.root).with_suffix('.html')}#{anchor(id)}"
+
+    return diagrams.for_page(resolved(text, lambda id: judged(book, row(id, ledger)), link))
+
+
+def judged(book: Book, claim: Claim) -> Verdict:
+    """A claim as the book's records judge it."""
+    return verdict(claim, book.root / "data" / "results")
+
+
+def with_verdicts(book: Book, notebook: NotebookNode, ledger: dict[str, Claim]) -> NotebookNode:
+    """A copy for downloads: verdicts in words, diagrams as images, models that live in the page left out."""
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            said = resolved(cell.source, lambda id: judged(book, row(id, ledger)))
+            cell.source = diagrams.for_notebook(said)
+        else:
+            cell.outputs = [o for o in cell.outputs if o.get("data", {}).get(MIME, {}).get("kind") != "live"]
+    return notebook
+
+
+def live_models(name: str, notebook: NotebookNode) -> dict[str, str | bytes | Path]:
+    """The files of the models that live in a chapter's page.
+
+    Raises:
+        SiteError: weights that are not those which were exported.
+    """
+    files: dict[str, str | bytes | Path] = {}
+    for record in records(notebook):
+        if record["kind"] == "live":
+            data = base64.b64decode(record["weights"])
+            if hashlib.sha256(data).hexdigest() != record["about"]["sha256"]:
+                raise SiteError(f"chapter {name}: the weights of {record['name']} are not those that were exported")
+            files[f"assets/live/models/{record['name']}.json"] = json.dumps(record["about"])
+            files[f"assets/live/models/{record['about']['file']}"] = data
+    return files
 
 
 def landing(notebooks: dict[str, NotebookNode]) -> str:
@@ -138,6 +193,13 @@ def stamped(
 ) -> NotebookNode:
     """The notebook as the site shows it: below its title a line to run it elsewhere, take it along, know its run."""
     notebook = copy.deepcopy(notebook)
+    checks = tested(sorted(stubs(notebook)))
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            said = resolved(cell.source, lambda id: judged(book, row(id, ledger)), lambda id: f"#{anchor(id)}")
+            cell.source = exercises_for_page(diagrams.for_page(said), checks)
+        else:
+            cell.outputs = [o for o in cell.outputs if o.get("data", {}).get(MIME, {}).get("kind") != "live"]
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
         data = output.get("data", {})
         if (record := data.get(MIME, {})).get("kind") == "claim":
@@ -165,13 +227,16 @@ def stamp(book: Book, name: str) -> str:
     threads = f"{run['threads']} thread{'s' if run['threads'] > 1 else ''}"
     machine = ", ".join([run["device"], threads, run["isa"], f"torch {run['torch']}", f"Python {run['python']}"])
     commit = run["commit"]
-    link = f'<a href="{book.repository}/commit/{esc(commit.rstrip("+"))}">{esc(commit)}</a>' if commit else "unknown"
+    link = (
+        f'<a href="{book.repository}/commit/{esc(commit.rstrip("+"))}">{esc(commit[:12])}</a>' if commit else "unknown"
+    )
     when = f"<time>{run['date'][:10]}</time> in {run['seconds']:.0f} s"
     return raw(
         [
             '<div class="tf-stamp">',
             f'<p class="tf-actions"><a class="tf-run" href="{colab}">Open in Colab</a>'
-            f'<a href="{name}.ipynb" download>Notebook <small>.ipynb</small></a>'
+            f'<a href="{name}-work.ipynb" download>Notebook <small>to work in</small></a>'
+            f'<a href="{name}.ipynb" download>Notebook <small>with solutions</small></a>'
             f'<a href="{file}" download>Source <small>.py</small></a></p>',
             f"<p>Executed on {when}, profile <code>{run['profile']}</code>, seed {run['seed']}, commit {link} "
             f"<span>({esc(machine)})</span></p></div>",
@@ -349,7 +414,7 @@ def build_command() -> None:
     book = Book()
     try:
         site = build(book)
-    except (SiteError, PageError, NotationError, LedgerError) as error:
+    except (SiteError, PageError, NotationError, LedgerError, ProseError, ExerciseError) as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"site: {site / 'index.html'}", err=True)
 

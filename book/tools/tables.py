@@ -6,32 +6,18 @@ A page asks for one with a line `<!-- generated: NAME -->`; book/tools/site.py p
 import html
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
 import yaml
 
-from tformerlib.claims import (
-    Claim,
-    Runs,
-    Verdict,
-    anchor,
-    badge,
-    by_seed,
-    card,
-    combine,
-    extent,
-    interval,
-    load_ledger,
-    number,
-    recorded,
-    weigh,
-)
-from tformerlib.run.profiles import PROFILES
+from tformerlib.claims import Claim, load_ledger, verdict
+from tformerlib.claims.card import card
 from tformerlib.show.interactive import on_a_page
 from tformerlib.show.pareto import pareto_figure
 
+from . import scoreboard as scoreboards
 from .layout import Book
 from .notation import NotationError, Symbol, load, unknown
 from .notebooks import convert
@@ -100,18 +86,23 @@ def filter_box(name: str, label: str) -> list[str]:
 
 
 def scoreboard(book: Book) -> str:
-    """Every claim of the book's chapters beside what was measured, one row for each profile it was run in.
+    """Every claim of the book's chapters once, beside what was measured.
 
     Raises:
-        PageError: a claim without a record, or a record without a claim.
+        PageError: a claim that its chapter does not report, or a report without a claim.
     """
-    ledger = load_ledger(book.root / "data" / "claims.yml")
+    ledger = load_ledger(book.root / "data" / "claims")
     sidecars = {name: json.loads(book.executed(name).with_suffix(".json").read_text("utf-8")) for name in book.chapters}
     check_both_ways(ledger, sidecars)
-    cited = citations(book.root / "book" / "references.bib")
-    rows = [row for claim in ledger.values() for row in _claim_rows(book, claim, sidecars, cited)]
-    columns = ["Verdict", "Claim", "The paper", "Ours"]
-    return raw([*filter_box("scoreboard", "Show rows with"), *table(columns, rows, name="scoreboard", sortable=True)])
+    try:
+        return raw(scoreboards.scoreboard(book))
+    except ValueError as error:
+        raise PageError(str(error)) from None
+
+
+def verified(book: Book) -> str:
+    """What the ledger says so far, in a sentence."""
+    return scoreboards.counts(book)
 
 
 def check_both_ways(ledger: dict[str, Claim], sidecars: dict[str, dict[str, Any]]) -> None:
@@ -126,78 +117,16 @@ def check_both_ways(ledger: dict[str, Claim], sidecars: dict[str, dict[str, Any]
     for chapter, claim in sorted(expected - reported):
         raise PageError(f"chapter {chapter} reports no result for its claim {claim}")
     for chapter, claim in sorted(reported - expected):
-        raise PageError(f"chapter {chapter} reports {claim}, which is not among its claims in data/claims.yml")
+        raise PageError(f"chapter {chapter} reports {claim}, which is not among its claims in data/claims")
 
 
-def verdicts(book: Book, claim: Claim, sidecar: dict[str, Any]) -> Iterator[tuple[Verdict, dict[str, Any]]]:
-    """A claim's verdict in each profile that it has results in, with the provenance of the newest."""
-    record = next(r for r in sidecar["records"] if r["kind"] == "claim" and r["claim"] == claim.id)
-    found = False
-    for profile in PROFILES[PROFILES.index(claim.profile) :]:
-        runs = recorded(claim, profile, book.root / "data" / "results")
-        provenance = _newest(book, claim, profile)
-        if record["profile"] == profile:
-            runs |= own_runs(record)
-            provenance = sidecar
-        if runs:
-            found = True
-            yield combine(claim, profile, runs), provenance
-    if not found:
-        yield combine(claim, claim.profile, {}), sidecar
-
-
-def own_runs(record: dict[str, Any]) -> Runs:
-    """The metrics by seed that a chapter reported in a record; none if the claim was out of its reach."""
-    return by_seed(record["seed"], record["metrics"]) if all(record["metrics"].values()) else {}
-
-
-def refreshed_card(book: Book, record: dict[str, Any], ledger: dict[str, Claim], cited: dict[str, Citation]) -> str:
-    """A claim's card by the ledger and the results as they are now; the run may be older than both."""
-    own = own_runs(record)
-    verdict = weigh(ledger[record["claim"]], record["profile"], own, book.root / "data" / "results")
-    shown = card(verdict, own, record["profile"])
+def refreshed_card(
+    book: Book, record: dict[str, Any], ledger: dict[str, Claim], cited: dict[str, Citation], key: str = ""
+) -> str:
+    """A claim's card by the ledger and the records as they are now; the run on the page may be older than both."""
+    found = verdict(ledger[record["claim"]], book.root / "data" / "results")
+    shown = card(found, record["metrics"], record["profile"])
     return re.sub(r"<cite>([\w-]+)</cite>", lambda match: cite(match[1], cited, "../../"), shown)
-
-
-def _newest(book: Book, claim: Claim, profile: str) -> dict[str, Any]:
-    path = book.root / "data" / "results" / f"{claim.chapter}.json"
-    rows = json.loads(path.read_text("utf-8")) if path.exists() else []
-    found = [row["provenance"] for row in rows if (row["claim"], row["profile"]) == (claim.id, profile)]
-    return max(found, key=lambda provenance: str(provenance.get("date", "")), default={})
-
-
-def _claim_rows(
-    book: Book, claim: Claim, sidecars: dict[str, dict[str, Any]], cited: dict[str, Citation]
-) -> Iterator[str]:
-    if claim.chapter not in sidecars:
-        return
-    page = book.chapters[claim.chapter].relative_to(book.root).with_suffix(".html")
-    doubt = "" if claim.source["checked"] else '<abbr title="not yet checked in the paper itself">?</abbr>'
-    paper = (
-        f"<p>{esc(claim.paper)}{doubt}</p>"
-        f'<p class="tf-small">{cite(claim.source["cite"], cited)}, {esc(claim.source["where"])}</p>'
-    )
-    link = f'<a href="{page}#{anchor(claim.id)}"><code>{esc(claim.id)}</code></a>'
-    text = f'<p>{esc(claim.claim)}</p><p class="tf-small">{link} <strong>differs:</strong> {esc(claim.differs)}</p>'
-    for verdict, provenance in verdicts(book, claim, sidecars[claim.chapter]):
-        lines = "".join(
-            f"<li><code>{esc(name)}</code> {number(summary.mean)} {interval(summary)}</li>"
-            for name, summary in verdict.summaries.items()
-        )
-        ours = (
-            f'<ul class="tf-plain">{lines}</ul><p class="tf-small">{extent(verdict)}{_provenance(book, provenance)}</p>'
-        )
-        yield (
-            f"<tr>{cell('Verdict', badge(verdict), verdict.verdict)}{cell('Claim', text, claim.id)}"
-            f"{cell('The paper', paper, claim.source['cite'])}{cell('Ours', ours, len(verdict.seeds))}</tr>"
-        )
-
-
-def _provenance(book: Book, provenance: dict[str, Any]) -> str:
-    date = str(provenance.get("date", ""))[:10]
-    commit = provenance.get("commit")
-    link = f', commit <a href="{book.repository}/commit/{esc(commit.rstrip("+"))}">{esc(commit)}</a>' if commit else ""
-    return f"{', ' + date if date else ''}{link}"
 
 
 # --- systems ------------------------------------------------------------------------------------------------------
@@ -328,4 +257,6 @@ def _league_row(book: Book, columns: list[str], rows: list[dict[str, Any]]) -> s
     return f"<tr>{''.join(cells)}</tr>"
 
 
-GENERATED = {"league": league, "notation": notation, "scoreboard": scoreboard, "systems": systems}
+GENERATED = {
+    "league": league, "notation": notation, "scoreboard": scoreboard, "systems": systems, "verified": verified,
+}  # fmt: skip

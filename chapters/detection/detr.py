@@ -709,16 +709,6 @@ show.glue("detr-steps", str(steps))
 show.glue("detr-ap50", f"{plain[-1]['AP50']:.0f}")
 show.glue("detr-nms-first", f"{gain[0]:+.1f}")
 show.glue("detr-nms-last", f"{gain[-1]:+.1f}")
-longer = {name: claims.weigh(row, "colab", {}) for name, row in claims.load_ledger().items() if row.chapter == "detr"}
-means = {name: {key: value.mean for key, value in each.summaries.items()} for name, each in longer.items()}
-told = "A longer run is not recorded here, so that is open"
-if long := means["detr.no-suppression"]:
-    told = (
-        f"In the recorded runs of 2000 steps (seeds: {len(longer['detr.no-suppression'].seeds)}) the last layer has "
-        f"{long['ap50']:.1f} points, and suppression adds {long['nms_first']:.1f} to the first layer and "
-        f"{long['nms_last']:.1f} to the last"
-    )
-show.glue("detr-longer", told)
 show.expect(plain[-1]["AP50"] > plain[0]["AP50"], "the last layer finds more than the first")
 show.expect(plain[-1]["AP_L"] > plain[-1]["AP_S"], "small objects are harder than large ones")
 
@@ -728,9 +718,8 @@ show.expect(plain[-1]["AP_L"] > plain[-1]["AP_S"], "small objects are harder tha
 # layer need it more? Its queries have not yet heard of each other: they all start with the same content, and values
 # carry content only, so their first look at each other tells them nothing. From the second layer on they can agree on
 # who takes what. A short training leaves duplicates that a longer one may remove; so the first claim is judged by
-# longer runs of profile `colab`. {glue:text}`detr-longer`. So most of what suppression brings is gone by the last
-# layer, and not all of it: with each of the recorded seeds the last layer still gains a little. Hence *partly*. These
-# detectors can do without suppression at a small price; that they lose nothing by it, our runs do not show.
+# longer runs of profile `colab`. Over the recorded ones suppression adds {recorded}`detr.no-suppression:nms_first`
+# points to the first layer and {recorded}`detr.no-suppression:nms_last` to the last: {verdict}`detr.no-suppression`.
 #
 # Small objects are harder, as in the paper. The map has $8 \times 8$ places here; a small object covers about four of
 # them at most. Whether another detector would do better on it we can't say: no other kind was trained.
@@ -769,36 +758,22 @@ show.lines(
 )
 for name in ("DETR", "left to right", "Conditional"):
     show.glue(f"detr-half-{name.split()[0].lower()}", f"{half[name]:.0f}")
-orders = "A longer run is not recorded here"
-if long := means["detr.matching"]:
-    orders = (
-        f"In the recorded runs of 2000 steps, at half, matching is ahead of the order from left to right by "
-        f"{long['over_sorted']:.0f} points, and of objects as listed by {long['over_listed']:.0f}"
-    )
-show.glue("detr-orders", orders)
-sooner = "a longer run is not recorded here"
-if long := means["conditional-detr.half-the-steps"]:
-    sooner = (
-        f"in the recorded runs it is ahead of DETR by {long['ahead']:.0f} points at half, and then differs by "
-        f"{long['at_half']:+.1f} from what DETR has after all steps"
-    )
-show.glue("detr-sooner", sooner)
 
 # %% [markdown]
 # After half of the steps DETR has {glue:text}`detr-half-detr` points, and the model that was told to go from left to
-# right {glue:text}`detr-half-left`. {glue:text}`detr-orders`. A fixed order is no nonsense if the image shows it: query
-# 1 then has a task of its own from the first step on, while matched queries first have to find theirs. In our pilot
-# runs that order was ahead for the first few hundred steps. But one object more on the left moves all the others to
-# another query, and an order that can't be seen teaches the middle, as in the toy.
+# right {glue:text}`detr-half-left`. A fixed order is no nonsense if the image shows it: query 1 then has a task of its
+# own from the first step on, while matched queries first have to find theirs. In our pilot runs that order was ahead
+# for the first few hundred steps. But one object more on the left moves all the others to another query, and an order
+# that can't be seen teaches the middle, as in the toy.
 #
-# So two things hide in "the loss must not depend on the order". In all recorded runs an order that can't be seen costs
-# several times what the visible one does. The visible one is behind matching as well, by less than the claim had set
-# before the runs; that is why the claim is held only partly.
+# So two things hide in "the loss must not depend on the order": an order that can't be seen, and one that can. Over the
+# recorded longer runs, matching is ahead of the first by {recorded}`detr.matching:over_listed` points at half of the
+# steps, and of the second by {recorded}`detr.matching:over_sorted`: {verdict}`detr.matching`.
 #
-# Conditional DETR has {glue:text}`detr-half-conditional` points at half; {glue:text}`detr-sooner`. A short run like
-# that of profile `quick` says little here: its differences vary widely from seed to seed. The recorded longer runs
-# agree better: in each of them Conditional DETR is far ahead at half, and near what DETR has in the end, sometimes a
-# little above it and sometimes a little below. Nor is this a test of one idea. DETR's learning rate falls over its last
+# Conditional DETR has {glue:text}`detr-half-conditional` points at half. Over the recorded seeds it is then ahead of
+# DETR by {recorded}`conditional-detr.half-the-steps:ahead` points, and differs by {recorded}`conditional-detr.half-the-
+# steps:at_half` from what DETR has in the end: {verdict}`conditional-detr.half-the-steps`. Nor is this a test of one
+# idea. DETR's learning rate falls over its last
 # steps, which helps it, and Conditional DETR is not given that; and each has its own paper's loss for the classes,
 # cross-entropy for DETR and focal loss for Conditional DETR (see the exercise *Why a tenth?*).
 
@@ -1223,34 +1198,10 @@ show.expect(most < fewest, "the share of objects found is lower in the fullest s
 # | DAB and DN-DETR | trained in the larger profiles only | on COCO | no verdict without such a run |
 # | Deformable DETR | explained, not trained | on COCO | its gain is not measured |
 #
-# The verdicts, over the seeds of this run and any that were recorded before; then all that longer runs have recorded.
-# They ran on a CPU, in the profile `colab`; `data/results` has their dates and machines.
+# The verdicts, by the recorded runs:
 
 # %% tags=["hide-input"]
-show.table(
-    [
-        {
-            "claim": verdict.claim.id,
-            "the paper": verdict.claim.paper,
-            "ours": "; ".join(f"{name} {summary.mean:.1f}" for name, summary in verdict.summaries.items()) or "–",
-            "profile": verdict.profile,
-            "verdict": str(verdict),
-        }
-        for verdict in verdicts
-    ],
-    caption="Points of AP50, or of AP for the second; the cards above have the intervals and the conditions.",
-)
-kept_runs = [
-    {
-        "claim": name,
-        "seeds": len(each.seeds),
-        "means": "; ".join(f"{key} {value:.1f}" for key, value in means[name].items()),
-    }
-    for name, each in longer.items()
-    if each.seeds
-]
-if kept_runs:
-    show.table(kept_runs, caption="Recorded runs of profile `colab`.")
+claims.summary(verdicts)
 
 # %% [markdown]
 # ## Exercises

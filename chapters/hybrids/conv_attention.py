@@ -1093,41 +1093,9 @@ assert reach["LL"].min() >= 8 and reach["LL"].max() < 56 and len(reach["LG"]) ==
 # No token of LL sees both ends. The mean over the map adds up what all tokens say, so it could still use a *sum* of
 # evidence from the left and from the right, and an exercise shows how far that goes. A comparison is not a sum.
 #
-# ### The same on photographs
-#
-# The profile `colab` makes the experiments with photographs, on models of the same size. These are the recorded seeds
-# of both profiles, judged by the same conditions:
-
-# %% tags=["hide-input"]
-if found := claims.every_profile(*(verdict.claim.id for verdict in verdicts)):
-    show.table(
-        claims.side_by_side(found),
-        caption="Recorded seeds: digits in `quick`, CIFAR-10 in `colab`. In brackets the 95 % interval of the mean.",
-    )
-if levels := compare.recorded_by_model("cifar10, 5000 images", chapter="conv_attention"):
-    show.table(levels, caption="Test accuracies with 5000 images of CIFAR-10; guessing gets 10 %.")
-
-# %% [markdown]
-# What the photographs said, in the recorded seeds. Five hundred steps of 32 images are three passes over 5000 images
-# and thirty over 500. No model is near its end, so what shows is what helps early; and seeds differ by two or three
-# points.
-#
-# - **CvT** is about as good without positions here too. ViT is not, but loses only two to five points where on digits
-#   it lost thirty; the mean is just above the three that our condition asks for. A bag of colors and textures seems to
-#   say most of what so little training can learn.
-# - **ConViT** gains little. With 500 images it is level with ViT; with 5000 it is behind in each seed. That its
-#   advantage shrinks with more images is what the paper finds, its size is not. A local start is worth half a point to
-#   three points over a random one, far from the ten that our condition asks for, and no more with fewer images: that is
-#   not reproduced.
-# - **CMT** is ahead of itself without its convolutions by one to three points, short of the five that we asked for.
-#   That is local perception; the convolution in the feed-forward network lost to a wider MLP in two seeds of three.
-# - **CoAtNet** does not show what the first claim says. Convolution first leads attention alone by three or four points
-#   with 5000 images, and with 500 it is behind in two seeds of three: more images open the gap. And with 5000 CC is
-#   ahead of CT by two to five points, so convolution first and attention after is not as good as any layout: that is
-#   not reproduced.
-# - **UniFormer** does best without any attention: LL leads LG in each seed, by up to three points, as it led on digits
-#   by one. That local and then global is better than either alone is not reproduced. The strips are, in both profiles.
-#   Global mixing brings reach, and neither digits nor 32 pixels of CIFAR-10 seem to ask for it so early.
+# The profile `colab` makes the experiments with photographs, on models of the same size: 500 steps of 32 images are
+# three passes over 5000 images and thirty over 500. No model is near its end there, so what such a run shows is what
+# helps early. The cards above say what has been recorded.
 #
 # ### What everything costs
 #

@@ -625,25 +625,10 @@ show.glue("mixers-ratio", f"{parameters['ConvMixer'] / parameters['ViT']:.2f}")
 # distance to ViT may be one of speed. Between the ConvMixers the cost is equal, and therefore the width is not: patches
 # buy channels. Whether the patches help or the channels, this test can't tell apart.
 #
-# ### What the photographs said
-#
-# The profile `colab` trains five models on 5000 photographs of CIFAR-10, for 300 steps each. The two cards above judge
-# its recorded seeds. This is what each ConvMixer reached:
-
-# %% tags=["hide-input"]
-if levels := compare.recorded_by_model("cifar10, 5000 images", chapter="conv_mixers"):
-    show.table(levels, caption="Test accuracies after 300 steps on 5000 images of CIFAR-10; guessing gets 10 %.")
-
-# %% [markdown]
-# With every recorded seed ConvMixer is far ahead of a ViT that has twice its parameters: *reproduced*. But that is a
-# race of 300 steps. The same ViT, given a thousand steps on the same images in the {ref}`chapter on DeiT <deit>`,
-# covers most of the distance to where ConvMixer is after 300. So a part of the lead is speed. Who would be ahead after
-# a long training, these runs don't say.
-#
-# About the patches the runs say *partly*. With every seed the ConvMixer on patches is far ahead of the one on pixels at
-# equal multiply-adds, and well ahead of the ResNet at equal parameters. But it is not ahead of the one in two stages,
-# which has fewer parameters and is level with it or a little better. So here one cut into patches is no better than two
-# strided stages. What these two share, and the one on pixels lacks, is to become coarse early and to be wide.
+# The profile `colab` trains five models on 5000 photographs of CIFAR-10, for 300 steps each. ConvMixer against a ViT
+# with twice its parameters: {verdict}`convmixer.half-the-size`, by {recorded}`convmixer.half-the-size:margin` points.
+# That is a race of 300 steps, so a part of a lead would be speed. The patches: {verdict}`convmixer.patches`. One cut
+# into patches and two strided stages share what the one on single pixels lacks: they become coarse early, and are wide.
 #
 # ## Attention at a price linear in pixels
 #
@@ -779,27 +764,12 @@ show.glue("mixers-slope-softmax", f"{slopes['softmax']:.2f}")
 #
 # ### And accuracy?
 #
-# That is the other half of the bargain: the same network with softmax attention should be hardly better. Our condition
-# says, by no more than a point. We can't judge it on a CPU. A forward pass of CPV takes {glue:text}`mixers-cxv-cost`
-# times the multiply-adds of the ConvMixer above that `colab` trains, as every pixel is a token at full width. In a
-# pilot that had the time of `colab`, CXV was still near guessing on CIFAR-10, and to compare models that guess would
-# prove nothing. So the claim waits for the profile `full`, and is otherwise out of reach. What the smaller profiles
-# show is the mechanism: the order of the products, and how far the estimates are from softmax attention. Nor do we
-# compare CXV's accuracy with ConvMixer's, as {cite:t}`jeevan2022` do.
-
-# %%
-behind: dict[str, float] = {}
-if run.profile == "full":
-    spent = compare.Budget(20_000, 128, lr=1e-3, recipe=augment.Recipe(crop=4, flip=True))
-    reached = {}
-    for name, make in networks.items():
-        torch.manual_seed(seed)
-        history = compare.train(make(), task, spent, seed=seed, device=run.device, label=f"CXV, {name}")
-        reached[name] = history.metrics[-1]["accuracy"]
-    softmax, performer, linear_softmaxes, nystrom = reached.values()
-    behind = {"behind_performer": softmax - performer, "behind_linear": softmax - linear_softmaxes,
-              "behind_nystrom": softmax - nystrom}  # fmt: skip
-verdicts.append(claims.report("cxv.accuracy", **behind))
+# That is the other half of the bargain: the same network with softmax attention should be hardly better. We can't judge
+# it on a CPU. A forward pass of CPV takes {glue:text}`mixers-cxv-cost` times the multiply-adds of the ConvMixer above
+# that `colab` trains, as every pixel is a token at full width. In a pilot that had the time of `colab`, CXV was still
+# near guessing on CIFAR-10, and to compare models that guess would prove nothing. So the ledger has no claim about it.
+# What the profiles show is the mechanism: the order of the products, and how far the estimates are from softmax
+# attention.
 
 # %% [markdown]
 # ## Larger images, as many tokens
@@ -926,13 +896,9 @@ show.glue("mixers-over-wide", f"{word} by {abs(over_wide):.1f} points")
 # each pixel, and then add up. Convolutions with a ReLU are made for that, and in a pilot with grain alone, without
 # stripes to begin with, the control learned nothing within its steps. The table shows what came of it here.
 #
-# Over the three recorded seeds the larger image helps in each, and by much. (The profile `colab` trains the same models
-# on the same scenes as `quick`, so it adds no seeds.) But which of the two at 2x is ahead is a matter of the seed: once
-# the control by a wide margin, once Conviformer by a little, once Conviformer by a wide margin over a control that had
-# learned nothing when its steps ended. Our condition asked for no more than a mean above zero. The mean is above it by
-# a fraction of a point, so for these seeds the verdict is *reproduced*. With an interval as wide as the table at the
-# end shows, that is luck. What these runs do show is that a few tokens can use the detail of a larger image. That it
-# takes convolutions in front, they do not show.
+# Over the recorded seeds the larger image is worth {recorded}`conviformer.fine-detail:gain` points, and the front end
+# is ahead of the control by {recorded}`conviformer.fine-detail:over_wide`: {verdict}`conviformer.fine-detail`. As far
+# as the control gets, a few tokens can use the detail of a larger image without convolutions in front.
 #
 # ## Forged faces in video
 #
@@ -1288,12 +1254,10 @@ show.glue("mixers-auc-frames", f"{auc(score, test_forged):.3f}")
 # inside has to be compared with outside: so we expected the CNN behind the two others. The MLP can compare as well as
 # the ViT, as it has a weight for every place of the map.
 #
-# Over the three recorded seeds it is not so simple. The hybrid is ahead of the CNN in all of them, once by far and
-# twice by little. The MLP is ahead of the hybrid with one seed, and behind even the CNN with another. The CNN's own AUC
-# moves by more from seed to seed than it differs from the others within any. The means meet our condition, so for these
-# seeds the verdict is *reproduced*; but both intervals include zero. Six hundred small crops and so few steps from
-# scratch can't say whether attention was needed. That a vote helps is safer: with every seed, the mean of a film's
-# frames has a higher AUC and a higher accuracy than single frames have.
+# Over the recorded seeds the hybrid is ahead of the CNN by {recorded}`efficientnet-vit.over-cnn:over_cnn`, and of the
+# MLP by {recorded}`efficientnet-vit.over-cnn:over_mlp`: {verdict}`efficientnet-vit.over-cnn`. Six hundred small crops
+# and so few steps from scratch leave much to luck. A vote is worth {recorded}`efficientnet-vit.vote:auc_gain` of AUC:
+# {verdict}`efficientnet-vit.vote`.
 #
 # ### From a frame to a verdict
 #
@@ -1549,7 +1513,7 @@ assert differs["none"] == 0 and min(value for kind, value in differs.items() if 
 # | ConvMixer's data | digits; 5000 images of CIFAR-10 | ImageNet, CIFAR-10 | favors who learns fast |
 # | patches | varied at equal cost | compared across models | width varies with them |
 # | CXV's optimizers | AdamW | two, one after the other | not looked at |
-# | CXV's accuracy | only in `full` | CIFAR, Tiny ImageNet | not judged on a CPU |
+# | CXV's accuracy | not tested | CIFAR, Tiny ImageNet | too expensive for a CPU |
 # | Conviformer's data | drawn textures | herbaria, iNaturalist | nothing but detail counts |
 # | control at 2x | patches twice as wide | not looked up | shows what the front end adds |
 # | deepfakes | drawn, one kind of forgery | DFDC, FaceForensics++ | says nothing of real ones |
@@ -1557,20 +1521,10 @@ assert differs["none"] == 0 and min(value for kind, value in differs.items() if 
 # | hybrid that is judged | Efficient-ViT | Cross-Efficient-ViT is their best | one map instead of two |
 # | tokens of the ViT | ten | two | attention has a choice |
 #
-# The recorded seeds of both profiles, judged by the same conditions. The claim about CXV's accuracy is missing: no run
-# here could judge it.
+# The verdicts, by the recorded runs:
 
 # %% tags=["hide-input"]
-if found := claims.every_profile(*(verdict.claim.id for verdict in verdicts)):
-    show.table(
-        claims.side_by_side(found),
-        caption="Recorded seeds. In brackets the 95 % interval of the mean; the cards above have units and conditions.",
-    )
-
-# %% [markdown]
-# A verdict looks at what its condition names, which is the mean in most of them. Where an interval reaches from far
-# below zero to far above, the mean may be on the right side by luck. So it is with
-# Conviformer's control and with both comparisons of the hybrid detector, and we take neither claim as shown.
+claims.summary(verdicts)
 
 # %% [markdown]
 # ## Exercises

@@ -529,9 +529,8 @@ for kind in kinds:
 #
 # Two things are mixed even here. A low rate costs everybody something, as training ends before it is done; that is
 # speed again, and not stability. And a model that is bad everywhere would have little to lose. So read both numbers,
-# the best cell and the loss. The recorded seeds of `quick` do not agree on which kind loses more, and there SGD keeps
-# up with AdamW, with patches too: neither claim shows on digits at this size. Short training, clipped gradients and
-# small patches may each be why; we have not taken them apart. The paper trains for far longer {cite:p}`xiao2021`.
+# the best cell and the loss. Short training, clipped gradients and small patches may each blur what the paper sees, and
+# we have not taken them apart; it trains for far longer {cite:p}`xiao2021`.
 #
 # ### Three steps to CCT
 #
@@ -601,10 +600,9 @@ for key, name in keys.items():
 # %% [markdown]
 # ViT-Lite is right for {glue:text}`stems-lite`, CVT for {glue:text}`stems-cvt`, CCT for {glue:text}`stems-cct`, and CCT
 # without positions for {glue:text}`stems-bare`. CCT with patches has {glue:text}`stems-control`. The cards judge the
-# steps over three seeds, and their intervals say how far one run can be trusted. Look at sequence pooling: in the
-# recorded seeds of `quick` its gain has both signs, so these runs do not say whether it helps. That positions can be
-# left out has a likely reason: tokens of overlapping convolutions know their neighbors, and zeros around the image tell
-# a convolution where the border is.
+# steps over several seeds, and their intervals say how far one run can be trusted. That positions can be left out has a
+# likely reason: tokens of overlapping convolutions know their neighbors, and zeros around the image tell a convolution
+# where the border is.
 #
 # ### How many steps does CeiT save?
 #
@@ -665,34 +663,11 @@ for name in raced:
 # {glue:text}`stems-end-CeiT`, ViT {glue:text}`stems-end-ViT`. A step of CeiT takes longer than one of ViT, which a
 # count of steps does not show.
 #
-# ### The same on photographs
-#
 # The profile `colab` makes all three experiments with 5000 photographs. Its models are twice as wide, its runs are
-# about as long. These are the recorded seeds of both profiles, judged by the same conditions:
-
-# %% tags=["hide-input"]
-if found := claims.every_profile(*(verdict.claim.id for verdict in verdicts)):
-    show.table(
-        claims.side_by_side(found),
-        caption="Recorded seeds: digits in `quick`, CIFAR-10 in `colab`. In brackets the 95 % interval of the mean.",
-    )
-if levels := compare.recorded_by_model("cifar10, 5000 images", chapter="conv_stems"):
-    show.table(levels, caption="Test accuracies with 5000 images of CIFAR-10; guessing gets 10 %.")
-
-# %% [markdown]
-# - **The stem raises the peak.** Its best cell is several points above that of patches in every recorded seed of
-#   `colab`, where on digits it is less than one. It does not make the choice of optimizer and rate matter less: both
-#   kinds lose about the same. And SGD is not behind AdamW but ahead of it, with both kinds, so in this there is nothing
-#   that a stem could mend. The part of the claim that concerns stability does not show in either profile.
-# - **The stem is CCT's step.** Against the same blocks behind patches it gains in all recorded seeds of both profiles,
-#   and the claim is *reproduced* in both: much on digits that stand a little off the middle, less on photographs. CCT's
-#   lead over ViT-Lite on photographs is below the ten points that we ask for, *partly reproduced*. What CCT pays for
-#   its stem does not show there: the lead over ViT-Lite and the gain of the stem alone have nearly the same mean.
-# - **Pooling and positions.** The gain of sequence pooling has both signs on photographs too, now within two or three
-#   points. Positions are worth about one point to CCT there, a little more than the claim allows. Both are *partly
-#   reproduced* on photographs.
-# - **CeiT** arrives first in all recorded seeds, after about half of ViT's steps on average, and not after a third. The
-#   curves are tested on few images, and the ratio differs much from seed to seed.
+# about as long. Over the recorded seeds the stem's best cell is {recorded}`early-convs.stability:gain` points above
+# that of patches ({verdict}`early-convs.stability`); SGD: {verdict}`early-convs.sgd`. CCT's stem alone is worth
+# {recorded}`cct.stem:gain` points ({verdict}`cct.stem`), pooling {recorded}`cct.sequence-pooling:gain`
+# ({verdict}`cct.sequence-pooling`), and CeiT: {verdict}`ceit.faster`.
 #
 # ### What everything costs
 #
@@ -914,22 +889,10 @@ assert extra == got.positions.numel() == 64 * 32 and torch.equal(meant.positions
 # | CeiT's partner | a ViT with Xavier's variance at first | DeiT | helps the ViT |
 # | positions | start at 0.5, in CCT at 0.2 | 0.02; CCT 0.2 | all learn faster |
 #
-# The seeds of `colab` were recorded on one thread of a CPU, for which that profile is sized. The verdicts, over the
-# seeds of this run and any that were recorded before:
+# The verdicts, by the recorded runs:
 
 # %% tags=["hide-input"]
-show.table(
-    [
-        {
-            "claim": verdict.claim.id,
-            "the paper": verdict.claim.paper,
-            "ours": "; ".join(f"{name} {summary.mean:.1f}" for name, summary in verdict.summaries.items()),
-            "verdict": str(verdict),
-        }
-        for verdict in verdicts
-    ],
-    caption="Points of accuracy, or a ratio of steps; the cards above have the intervals and the conditions.",
-)
+claims.summary(verdicts)
 
 # %% [markdown]
 # ## Exercises

@@ -1265,21 +1265,10 @@ show.table(
 # | zero-shot tasks | none | eight data sets and more | a model of this size has nothing to say on them |
 #
 # What we did not try: the zero-shot summaries, translations and answers of {cite:t}`radford2019`. They need a model
-# that has read the web. The verdicts, over the seeds of this run and any that were recorded before:
+# that has read the web. The verdicts, by the recorded runs:
 
-# %% tags=["nbval-ignore-output"]
-show.table(
-    [
-        {
-            "claim": verdict.claim.id.removeprefix("gpt."),
-            "the paper": verdict.claim.paper,
-            "ours": "; ".join(f"{name} {summary.mean:.3g}" for name, summary in verdict.summaries.items()) or "not run",
-            "verdict": str(verdict),
-        }
-        for verdict in verdicts
-    ],
-    caption="Points of accuracy, a slope on logarithmic axes, nats a token; the cards have intervals and conditions.",
-)
+# %% tags=["hide-input"]
+claims.summary(verdicts)
 
 # %% [markdown]
 # A note on honesty. The sizes, the learning rates, the scaled init and the task were chosen in pilots with seed 0. The

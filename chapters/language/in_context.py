@@ -1202,22 +1202,10 @@ show.lines(
 # | ensemble | plain mean | also weighted by accuracy before training | not measured |
 #
 # What we did not try: GPT-3's few-shot results on real tasks, which need a model that has read the web, and its
-# comparison with PET on the same 32 examples. What the table of verdicts gives as the papers' results is not yet
-# checked against the papers. The verdicts, over the seeds of this run and any that were recorded before:
+# comparison with PET on the same 32 examples. The verdicts, by the recorded runs:
 
-# %% tags=["nbval-ignore-output"]
-show.table(
-    [
-        {
-            "claim": verdict.claim.id,
-            "the paper": verdict.claim.paper,
-            "ours": "; ".join(f"{name} {summary.mean:.3g}" for name, summary in verdict.summaries.items()),
-            "verdict": str(verdict),
-        }
-        for verdict in verdicts
-    ],
-    caption="The cards above have the intervals and the conditions.",
-)
+# %% tags=["hide-input"]
+claims.summary(verdicts)
 
 # %% [markdown]
 # A note on honesty. The form of the prompts, the widths, the rates and the numbers of steps were chosen in pilots with

@@ -620,8 +620,8 @@ show.bars(
 # %% [markdown]
 # {glue:text}`deit-where`, in this run, the plain student has {glue:text}`deit-plain` right, the twins
 # {glue:text}`deit-twins`, the student that learns from its teacher by the class token {glue:text}`deit-class`, and the
-# one with a distillation token {glue:text}`deit-distilled`; the teacher {glue:text}`deit-teacher`. What the recorded
-# seeds on CIFAR-10 make of the paper's three claims about accuracy:
+# one with a distillation token {glue:text}`deit-distilled`; the teacher {glue:text}`deit-teacher`. The paper's three
+# claims about accuracy, which photographs of CIFAR-10 judge:
 
 # %%
 distilled = score["distillation token"]
@@ -641,9 +641,6 @@ verdicts = [
 ]
 
 # %% [markdown]
-# *Partly* asks for no more than a mean above zero, and two or three seeds of opposite signs can give that by chance.
-# The interval says how much of it to believe: where it holds zero, we have not shown a gain.
-#
 # Read the third claim with care, whichever way it goes. Its second metric says by how much the ResNet is the better
 # classifier. Where its student is ahead, that may be because the teacher is better, and not because it is
 # convolutional. The paper has a stronger argument, which we know second-hand (table 2): there a small convolutional
@@ -664,15 +661,6 @@ show.glue("deit-wrong", f"{differ(decisions, labels):.1f} %")
 # is a small network after few steps, and where it differs from the label it is usually the label that is right: these
 # images are not cropped so hard that what they show gets lost. In the paper the teacher is a large network, long
 # trained, and images are changed so strongly that labels can be wrong.
-
-# %% tags=["hide-input"]
-if recorded := compare.recorded_by_model("cifar10, 5000 images", chapter="deit"):
-    show.table(
-        recorded,
-        caption="Recorded larger runs, on 5000 images of CIFAR-10. Where they ran is in `data/results/comparisons`.",
-    )
-else:
-    print("no larger run has been recorded yet")
 
 # %% [markdown]
 # ### What everything costs
@@ -748,9 +736,9 @@ show.figure(
 
 # %% [markdown]
 # In this run two class tokens end at a cosine of {glue:text}`deit-twins-cosine`, class and distillation token at
-# {glue:text}`deit-pair-cosine`. Training was short, which may be why the two class tokens have not become one.
-# On CIFAR-10 (profile `colab`) the recorded seeds go against the paper: there two class tokens are *less* alike than
-# class and distillation token. So the verdict in `quick` should not be taken for more than digits.
+# {glue:text}`deit-pair-cosine`; over the recorded seeds at {recorded}`deit.tokens-differ:twins` and
+# {recorded}`deit.tokens-differ:pair`: {verdict}`deit.tokens-differ`. Training was short, which may be why the two class
+# tokens have not become one.
 #
 # ### What each head knows
 #
@@ -976,24 +964,12 @@ show.table(shares, caption="The divergence of the formula over that of the code.
 # the paper trains for three hundred. A student that has not yet learned what the labels say may have little use for a
 # second opinion; we have not tested that. So a claim that fails here says that no gain was seen *at this length, with
 # this teacher and over these few seeds*. It does not say that distillation never pays. The profile `full` is closer to
-# the paper's setting. The seeds of the profile `colab` were recorded on one thread of a CPU, not on the T4 that the
-# profile is made for, beside other work.
+# the paper's setting.
 #
-# The verdicts, over the seeds of this run and any that were recorded before:
+# The verdicts, by the recorded runs:
 
 # %% tags=["hide-input"]
-show.table(
-    [
-        {
-            "claim": verdict.claim.id.removeprefix("deit."),
-            "the paper": verdict.claim.paper,
-            "ours": "; ".join(f"{name} {summary.mean:.2f}" for name, summary in verdict.summaries.items()) or "–",
-            "verdict": str(verdict),
-        }
-        for verdict in verdicts
-    ],
-    caption="Points of accuracy, percent, or cosines; the cards above have the intervals and the conditions.",
-)
+claims.summary(verdicts)
 
 # %% [markdown]
 # ## Exercises

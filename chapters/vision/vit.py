@@ -517,14 +517,13 @@ show.lines(
 
 # %% [markdown]
 # With {glue:text}`vit-small` images the CNN is ahead by {glue:text}`vit-gap-small` points, with {glue:text}`vit-large`
-# by {glue:text}`vit-gap-large`. That is one seed. The recorded seeds of profile `quick` disagree: with one the gap
-# narrows, with the others it widens, so the paper's claim is *not reproduced* on digits. On photographs it is not
-# either, as a table below shows.
+# by {glue:text}`vit-gap-large`. That is one seed; over the recorded ones the gap closes by
+# {recorded}`vit.gap-closes-with-data:closing` points: {verdict}`vit.gap-closes-with-data`.
 #
 # What was expected? The CNN *guesses better* about images that it has not seen, because what it believes about images
-# is true; with more images there is less to guess, and the belief should be worth less. The second half is what our
-# runs do not show. Ten times as many images may leave the CNN's belief worth as much as before, and ViT may not have
-# had the steps to learn what more images offer; *Ours and the paper's* returns to that.
+# is true; with more images there is less to guess, and the belief should be worth less. At equal steps two things mix:
+# how much is left to guess, and whether ViT has had the steps to learn what more images offer. *Ours and the paper's*
+# returns to that.
 #
 # ### Can augmentation stand in for data?
 #
@@ -594,35 +593,12 @@ show.bars(
 
 # %% [markdown]
 # From {glue:text}`vit-plain` augmentation goes to {glue:text}`vit-augmented`, where ten times the images go to
-# {glue:text}`vit-more`. So on digits augmentation brings a good part of what more data would bring, and not all of it:
-# in profile `quick` the claim is *not reproduced*. Ours lacks half of the paper's recipe, the additional computation
-# and the regularization. And a recipe has to fit its task: a digit that is turned a little is the same digit, and one
-# that is turned over may be another, as an exercise below shows. Photographs allow more, as they may also be mirrored.
+# {glue:text}`vit-more`. The share of the gain that augmentation brings is {recorded}`vit.augmentation-for-data:share`
+# percent over the recorded seeds; the verdict is {verdict}`vit.augmentation-for-data`. Ours lacks half of the paper's
+# recipe, the additional computation and the regularization. And a recipe has to fit its task: a digit that is turned a
+# little is the same digit, and one that is turned over may be another, as an exercise below shows.
 #
-# ### The same on photographs
-#
-# The profile `colab` makes both comparisons with photographs, on models of the same size. These are the recorded runs
-# of both profiles, judged by the same conditions.
-
-# %% tags=["hide-input"]
-if found := claims.every_profile("vit.gap-closes-with-data", "vit.augmentation-for-data"):
-    show.table(
-        claims.side_by_side(found),
-        caption="Recorded seeds: digits in `quick`, CIFAR-10 in `colab`. In brackets the 95 % interval of the mean.",
-    )
-if levels := compare.recorded_by_model("cifar10, 5000 images", chapter="vit"):
-    show.table(levels, caption="Test accuracies with 5000 images of CIFAR-10, not augmented; guessing gets 10 %.")
-
-# %% [markdown]
-# The gap goes against the paper in every recorded seed of `colab`: the CNN is well ahead with 500 photographs, and
-# nearly twice as far ahead with 5000. In this setting more images help the CNN more. That is no proof against the
-# paper's curve, which has many times the images and the steps at its other end.
-#
-# Augmentation is the reverse. On photographs it makes up for ten times the images, on average over the seeds, and the
-# claim is *reproduced*, where on digits it was not. Two cautions belong to that. The mean shortfall has an interval of
-# several points, and in one seed augmentation brings three quarters of the gain, in the others all of it. And all runs
-# have equal steps: 500 photographs are passed some ninety times in them, 5000 some nine times. Augmentation makes good
-# use of many passes, and nine are few for the larger set. With longer training more images could be worth more.
+# The profile `colab` makes both comparisons with photographs, on models of the same size.
 #
 # ### What everything costs
 #
@@ -945,23 +921,12 @@ assert same_column > torn + 0.2
 # hundred. With digits that are small and moved about, it did little better than guessing after five hundred steps, when
 # the CNN had nearly all of them right. A gap at equal steps mixes two things: what a model can't guess from few images,
 # and how long it takes to learn from many. The steps of `colab` were chosen by what one thread of a CPU can do in some
-# minutes, on which its seeds were recorded, and not by what ViT would need.
+# minutes, and not by what ViT would need.
 #
-# The verdicts, over the seeds of this run and any that were recorded before:
+# The verdicts, by the recorded runs:
 
 # %% tags=["hide-input"]
-show.table(
-    [
-        {
-            "claim": verdict.claim.id.removeprefix("vit."),
-            "the paper": verdict.claim.paper,
-            "ours": "; ".join(f"{name} {summary.mean:.1f}" for name, summary in verdict.summaries.items()),
-            "verdict": str(verdict),
-        }
-        for verdict in verdicts
-    ],
-    caption="Points of accuracy, or percent; the cards above have the intervals and the conditions.",
-)
+claims.summary(verdicts)
 
 # %% [markdown]
 # ## Exercises

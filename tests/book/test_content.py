@@ -17,6 +17,7 @@ from pybtex.database import BibliographyData, parse_file
 
 import tformerlib as tf
 from benchmarks import league
+from book.tools.layout import Book
 from book.tools.notation import load, unknown
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +40,7 @@ def bibliography() -> BibliographyData:
 
 SYSTEMS: list[dict[str, Any]] = read_yaml("data/systems.yml")
 IMPLEMENTED = [system for system in SYSTEMS if system["status"] == "implemented"]
-CLAIMS: list[dict[str, Any]] = read_yaml("data/claims.yml")
+CLAIMS: list[dict[str, Any]] = Book().ledger
 PAGES = sorted((ROOT / "book" / "pages").glob("*.md"))
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 each_system = pytest.mark.parametrize("system", SYSTEMS, ids=[system["id"] for system in SYSTEMS])

@@ -1,5 +1,6 @@
 """The website of a small book: what a page holds, what stops the build, and what the browser check catches."""
 
+import csv
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ import tformerlib as tf
 from book.tools import browser, notation, notebooks, site, tables
 from book.tools.layout import Book
 from tformerlib import claims, show
+from tformerlib.claims import ledger
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
@@ -45,7 +47,7 @@ show.explore(heads, tokens, tokens, slider_label="head", alt="Two heads", captio
 show.lines([1, 2], {"loss": [2, 1]}, x_label="step", y_label="loss", alt="falls", caption="With $q$.")
 
 # %%
-claims.report("mini.gain", gain=[5.0, 6.0, 7.0])
+claims.report("mini.gain", gain=6.0)
 
 # %% [markdown]
 # ```{exercise} Easy
@@ -66,17 +68,17 @@ print("the solution")
 """
 ROW = {
     "id": "mini.gain",
-    "chapter": "mini",
+    "kind": "mechanism",
     "system": "transformer",
     "claim": "More is better.",
-    "source": {"cite": "vaswani2017", "where": "Table 3", "checked": False},
+    "source": {"cite": "vaswani2017", "where": "Table 3", "quote": None, "checked": True},
     "paper": "27.3 BLEU",
     "metrics": {"gain": "points"},
+    "gate": None,
     "reproduced": "gain >= 5",
     "partly": "gain > 0",
-    "seeds": 3,
+    "tuned": None,
     "profile": "quick",
-    "tolerance": {"gain": 1},
     "differs": "all of it",
 }
 NOTATION = [
@@ -99,15 +101,16 @@ def outputs(book: Book) -> list[list[dict[str, Any]]]:
         for module in ("tformerlib.show.frame", "tformerlib.show.prose", "tformerlib.run.records"):
             patch.setattr(f"{module}.in_kernel", lambda: True)
         patch.setattr("IPython.display.display", lambda data, raw, metadata=None: shown.append((data, metadata or {})))
-        patch.setattr(claims, "_LEDGERS", (book.root / "data" / "claims.yml",))
-        patch.setattr(claims, "_RESULTS", book.root / "data" / "results")
+        patch.setattr(ledger, "PLACES", (book.root / "data",))
+        ledger._own_ledger.cache_clear()
         tf.parameters(profile="quick", seed=0)
         shown.clear()
         tokens, heads = ["the", "cat"], {"head 1": [[0.9, 0.1], [0.2, 0.8]], "head 2": [[0.5, 0.5], [0.4, 0.6]]}
         exec(
             "\n".join(re.findall(r"^(?:show|claims)\..*$", CHAPTER, re.MULTILINE)),
-            {"show": show, "claims": claims, **locals()},
+            {**locals(), "show": show, "claims": claims},
         )
+    ledger._own_ledger.cache_clear()
     displays = [{"output_type": "display_data", "data": data, "metadata": metadata} for data, metadata in shown]
     return [
         [],
@@ -115,6 +118,15 @@ def outputs(book: Book) -> list[list[dict[str, Any]]]:
         *([display] for display in displays),
         [{"output_type": "stream", "name": "stdout", "text": "it is\n"}],
     ]
+
+
+def recorded(gains: list[float]) -> str:
+    """Lines of a chapter's records: seeds 10, 11, ... with these gains."""
+    lines = [
+        {"run": f"r{i}", "chapter": "mini", "profile": "quick", "seed": 10 + i, "ended": "finished", "key": "k",
+         "claims": {"mini.gain": {"gain": gain}}} for i, gain in enumerate(gains)
+    ]  # fmt: skip
+    return "".join(json.dumps(line) + "\n" for line in lines)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +139,8 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> Book:
         copy(HERE / name, book.root / name)
     write(book, "data/systems.yml", (HERE / "data" / "systems.yml").read_text("utf-8"))
     write(book, "data/notation.yml", yaml.safe_dump(NOTATION))
-    write(book, "data/claims.yml", yaml.safe_dump([ROW]))
+    write(book, "data/claims/mini.yml", yaml.safe_dump([ROW]))
+    write(book, "data/results/mini.jsonl", recorded([5.5, 6.5, 6.0, 6.25, 5.75]))
     entries = [{"file": "chapters/part/mini"}, *({"file": name} for name in PAGES if name != "index")]
     write(book, "_toc.yml", yaml.safe_dump({"format": "jb-book", "root": "index", "chapters": entries}))
     for name, text in PAGES.items():
@@ -185,7 +198,7 @@ def test_a_chapter_says_where_it_comes_from(built: Path, book: Book) -> None:
     page = (built / "chapters" / "part" / "mini.html").read_text("utf-8")
     slug = book.repository.removeprefix("https://github.com")
     assert f"https://colab.research.google.com/github{slug}/blob/notebooks/mini.ipynb" in page
-    for part in ("2026-11-23", "in 3 s", "AVX2", "2 threads", "commit/0123456789ab", "0123456789ab+"):
+    for part in ("2026-11-23", "in 3 s", "AVX2", "2 threads", "commit/0123456789ab", ">0123456789ab<"):
         assert part in page
     downloaded = nbformat.read(built / "chapters" / "part" / "mini.ipynb", as_version=4)
     assert any("parameters" in notebooks.tags(cell) for cell in downloaded.cells)
@@ -206,10 +219,12 @@ def test_values_and_citations_reach_the_text(built: Path) -> None:
 def test_generated_pages(built: Path, book: Book) -> None:
     scoreboard = (built / "scoreboard.html").read_text("utf-8")
     for part in (
-        "✓ reproduced",
+        "✓ shown",
         "27.3 BLEU",
-        "[3.52, 8.48]",
-        "3 seeds, profile quick",
+        "[5.3, 6.7]",
+        "5 seeds, profile quick",
+        "Of <strong>1</strong> mechanisms: <strong>1</strong> shown.",
+        "tf-reproduce mini.gain --seed 10",
         "part/mini.html#claim-mini-gain",
     ):
         assert part in scoreboard
@@ -266,13 +281,36 @@ def test_check_finds_what_is_broken(built: Path, book: Book, tmp_path: Path) -> 
 
 
 def test_cards_and_scoreboard_take_results_recorded_after_the_run(edited: Book) -> None:
-    row = {"claim": "mini.gain", "profile": "quick", "seed": 3, "metrics": {"gain": [-60.0, -70.0]}, "provenance": {}}
-    write(edited, "data/results/mini.json", json.dumps([row]))
+    write(edited, "data/results/mini.jsonl", recorded([-60.0, -70.0, -65.0, -61.0, -69.0]))
     source = site.assemble(edited)
     for page in ("chapters/part/mini.ipynb", "scoreboard.md"):
         text = (source / page).read_text("utf-8")
-        assert "✗ not reproduced" in text and "5 seeds, profile quick" in text
-    (edited.root / "data" / "results" / "mini.json").unlink()
+        assert "✗ not shown" in text and "5 seeds, profile quick" in text
+
+
+def test_this_run_never_enters_a_verdict(edited: Book) -> None:
+    """What the page's own run measured, on whatever machine, changes no word of it."""
+    before = (site.assemble(edited) / "scoreboard.md").read_text("utf-8")
+    sidecar = edited.executed("mini").with_suffix(".json")
+    sidecar.write_text(sidecar.read_text("utf-8").replace('"gain": 6.0', '"gain": -1000000.0'), "utf-8")
+    assert (site.assemble(edited) / "scoreboard.md").read_text("utf-8") == before
+
+
+def test_the_ledger_leaves_as_a_table_and_as_linked_data(built: Path) -> None:
+    rows = list(csv.DictReader((built / "_static" / "ledger.csv").open(encoding="utf-8")))
+    assert [(row["id"], row["verdict"], row["metric"], row["seeds"]) for row in rows] == [
+        ("mini.gain", "shown", "gain", "5")
+    ]
+    assert float(rows[0]["mean"]) == 6.0 and float(rows[0]["low"]) < 5.5
+    crate = json.loads((built / "_static" / "ro-crate-metadata.json").read_text("utf-8"))
+    entries = {entry["@id"]: entry for entry in crate["@graph"]}
+    assert crate["@context"] == "https://w3id.org/ro/crate/1.1/context"
+    assert entries["ro-crate-metadata.json"]["conformsTo"]["@id"] == "https://w3id.org/ro/crate/1.1"
+    root = entries["./"]
+    for kind in ("hasPart", "mentions"):
+        assert root[kind] and all(part["@id"] in entries for part in root[kind])
+    claim = entries["chapters/part/mini.html#claim-mini-gain"]
+    assert claim["reviewRating"] == "shown" and claim["result"] == {"gain": 6.0}
 
 
 # --- what stops the build ---------------------------------------------------------------------------------------------
@@ -296,9 +334,14 @@ def test_chapters_that_did_not_run_are_refused(edited: Book) -> None:
         ("book/pages/index.md", "generated: landing", "generated: landscape", site.SiteError, "asks for 'landscape'"),
         ("build/executed/quick/mini-s0.ipynb", "tf-interactive", "tf-other", site.SiteError, "no chapter shows an"),
         ("build/executed/quick/mini-s0.json", "mini.gain", "mini.loss", tables.PageError, "no result for its claim"),
-        ("data/claims.yml", "id: mini.gain", "id: mini.loss", tables.PageError, "no result for its claim mini.loss"),
-        ("data/claims.yml", "chapter: mini", "chapter: other", tables.PageError, "reports mini.gain, which is not"),
-        ("data/claims.yml", "cite: vaswani2017", "cite: nobody", tables.PageError, "no entry 'nobody'"),
+        (
+            "data/claims/mini.yml",
+            "id: mini.gain",
+            "id: mini.loss",
+            tables.PageError,
+            "no result for its claim mini.loss",
+        ),
+        ("data/claims/mini.yml", "cite: vaswani2017", "cite: nobody", tables.PageError, "no entry 'nobody'"),
         ("data/systems.yml", "status: planned", "status: dreamt", tables.PageError, "status 'dreamt'"),
         ("chapters/part/mini.py", "q \\cdot k", "q \\cdot \\Upsilon", notation.NotationError, "Upsilon"),
         ("chapters/part/mini.py", "(B, N, D)", "(B, N, J)", notation.NotationError, r"shape \(B, N, J\): J"),

@@ -58,3 +58,24 @@ def test_import_is_light():
     code = f"import sys, tformerlib; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_names_are_found_without_importing_and_none_is_missed() -> None:
+    """Every name that importing all models registers is in the index, with the module that registers it."""
+    import importlib
+    import pkgutil
+
+    from tformerlib import models, registry
+
+    for module in pkgutil.iter_modules(models.__path__):
+        importlib.import_module(f"{models.__name__}.{module.name}")
+    assert {name: make.__module__ for name, make in registry._factories.items()} == registry._index()
+
+
+def test_creating_a_model_imports_no_other() -> None:
+    code = (
+        "import sys, tformerlib as tf; tf.create_model('coatnet_0_224', image=64, depths=(1, 1, 1, 1));"
+        "print(sorted(m.rpartition('.')[2] for m in sys.modules if m.startswith('tformerlib.models.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['coatnet']"

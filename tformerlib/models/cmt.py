@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..layers.blocks import Attention, PreNorm, drop_path_rates, init_truncated_normal
 from ..layers.convs import AddDepthwise
 from ..layers.maps import ChannelsFirst, PatchEmbed
-from ..registry import register
+from ..registry import register_all
 
 
 class LightAttention(nn.Module):
@@ -135,15 +135,4 @@ SIZES: dict[str, dict[str, Any]] = {  # table 1; at the sides of the images that
 }
 
 
-def variant(name: str, size: dict[str, Any]) -> None:
-    """Registers a model of Guo et al. 2022 under the official code's name."""
-
-    def make(**overrides: Any) -> CMT:
-        return CMT(**size | overrides)
-
-    make.__name__ = name
-    register(make)
-
-
-for name, size in SIZES.items():
-    variant(name, size)
+register_all(CMT, SIZES, "Guo et al. 2022, table 1, under the official code's names")

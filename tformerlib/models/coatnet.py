@@ -14,7 +14,7 @@ from ..layers.blocks import MLP, DropPath, PreNorm, drop_path_rates
 from ..layers.convs import ConvNorm, MBConv, pooled
 from ..layers.maps import ChannelsFirst
 from ..layers.positions import RelativeBias
-from ..registry import register
+from ..registry import register_all
 
 
 class Norm(nn.LayerNorm):
@@ -136,15 +136,4 @@ SIZES: dict[str, dict[str, Any]] = {  # of table 3, with parameters
 }
 
 
-def variant(name: str, size: dict[str, Any]) -> None:
-    """Registers a model of Dai et al. 2021 under timm's name."""
-
-    def make(**overrides: Any) -> CoAtNet:
-        return CoAtNet(**size | overrides)
-
-    make.__name__ = name
-    register(make)
-
-
-for name, size in SIZES.items():
-    variant(name, size)
+register_all(CoAtNet, SIZES, "Dai et al. 2021, table 3, under timm's names")

@@ -4,7 +4,6 @@ branch (Liu et al. 2022).
 The two largest models of the paper, H and G, were published neither as weights nor as code, and are not here.
 """
 
-import itertools
 import math
 import re
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from ..layers.blocks import MLP, Block, ResPostNorm
 from ..layers.positions import by_offset, offset_index
-from ..registry import register
+from ..registry import register_all
 from .swin import BASE, LARGE, SMALL, Swin, attend_in_windows, neighborhoods
 
 
@@ -103,27 +102,23 @@ class SwinV2(Swin):
         return Block(dim, attn, MLP(dim, 4 * dim), residual=ResPostNorm, drop_path=drop_path)
 
 
-SIZES: dict[str, dict[str, Any]] = {"tiny": {}, "small": SMALL, "base": BASE, "large": LARGE}
-WINDOWS: dict[str, dict[str, Any]] = {
-    "window8": {},
-    "window16": {"window": 16},
-    "window12": {"image": 192, "window": 12},  # trained on ImageNet-22k, and then further with larger windows:
-    "window12to16": {"image": 256, "window": 16, "pretrained": (12, 12, 12, 6)},
-    "window12to24": {"image": 384, "window": 24, "pretrained": (12, 12, 12, 6)},
+W16: dict[str, Any] = {"window": 16}
+W12: dict[str, Any] = {"image": 192, "window": 12}  # trained on ImageNet-22k, and then further with larger windows:
+TO16: dict[str, Any] = {"image": 256, "window": 16, "pretrained": (12, 12, 12, 6)}
+TO24: dict[str, Any] = {"image": 384, "window": 24, "pretrained": (12, 12, 12, 6)}
+SIZES: dict[str, dict[str, Any]] = {
+    "swinv2_tiny_window8": {},
+    "swinv2_tiny_window16": W16,
+    "swinv2_small_window8": SMALL,
+    "swinv2_small_window16": SMALL | W16,
+    "swinv2_base_window8": BASE,
+    "swinv2_base_window16": BASE | W16,
+    "swinv2_base_window12": BASE | W12,
+    "swinv2_base_window12to16": BASE | TO16,
+    "swinv2_base_window12to24": BASE | TO24,
+    "swinv2_large_window12": LARGE | W12,
+    "swinv2_large_window12to16": LARGE | TO16,
+    "swinv2_large_window12to24": LARGE | TO24,
 }
 
-
-def variant(size: str, windows: str) -> None:
-    """Registers swinv2_<size>_<windows>: a model of Liu et al. 2022 with published weights."""
-
-    def make(**overrides: Any) -> SwinV2:
-        return SwinV2(**SIZES[size] | WINDOWS[windows] | overrides)
-
-    make.__name__ = f"swinv2_{size}_{windows}"
-    register(make)
-
-
-for size, windows in itertools.product(("tiny", "small", "base"), ("window8", "window16")):
-    variant(size, windows)
-for size, windows in itertools.product(("base", "large"), ("window12", "window12to16", "window12to24")):
-    variant(size, windows)
+register_all(SwinV2, SIZES, "Liu et al. 2022, those with published weights")
