@@ -1,17 +1,23 @@
 """Content keys: what a chapter's outputs depend on. Equal key, equal outputs; so nothing else makes it run again.
 
-A key covers the code cells (not the prose), the parameters, the files of tformerlib that the code reaches by import,
-the pinned packages, and the data sets in TFORMER_DATA. For the run on the website it also covers the ledger's rows and
-the recorded results of the chapter, which its verdict cards show; where its code calls `compare.recorded`, the models
-that all chapters have compared; and where it reads recorded benchmarks, those.
+A key covers the code cells (not the prose), the parameters, the files of tformerlib that the run really imported, the
+pinned packages, and the data sets in TFORMER_DATA; where the code calls `compare.recorded`, the models that all
+chapters have compared; and where it reads recorded benchmarks, those.
+
+Which files a run imports only its kernel knows: a name given to create_model, a profile, a loop over a registry decide
+it. So the kernel is asked when a run ends, and the answer is kept with what the run leaves. The next lookup hashes
+those files as they are then: editing one that was imported executes the chapter again, editing another does not, and a
+file that is imported anew gets in through the change of the one that imports it.
+
+Not in the key, though imported: `tformerlib/claims`, for verdicts come from the records whenever the site is built and
+never enter a measured number; and `tformerlib/show/palette.py`, for a colour changes no result. Figures in executed
+notebooks keep their old colours until their chapter is executed for another reason, or by `--force`.
 """
 
-import ast
-import fnmatch
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +27,53 @@ from .layout import Book
 
 LIBRARY = "tformerlib"
 SHOWN = {"profile": "quick", "seed": 0}  # the run on the website
+NOT_IN_KEY = (f"{LIBRARY}/claims", f"{LIBRARY}/show/palette.py")
+DATA_OF = {f"{LIBRARY}/peers/golden.py": "data/golden"}  # files that a module reads, beside those of its package
 
 
-def content_key(book: Book, notebook: NotebookNode, name: str, parameters: dict[str, Any]) -> str:
-    """The key of a chapter (its notebook without outputs) run with some parameters: 64 hexadecimal digits."""
+def basis(book: Book, notebook: NotebookNode, name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """What the outputs of a chapter (its notebook without outputs) depend on beside the library, as of now.
+
+    Recorded comparisons count for the run on the website alone: its figures show them, and they enter no number.
+    """
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    shown = parameters == SHOWN
-    recorded = book.root / "data" / "results" / f"{name}.json"
-    results = json.loads(recorded.read_text(encoding="utf-8")) if shown and recorded.exists() else []
-    parts = {
+    shown = parameters == SHOWN and any("compare.recorded" in cell for cell in code)
+    return {
+        "chapter": name,
         "code": code,
         "parameters": parameters,
-        "library": {str(path.relative_to(book.root)): _sha256(path) for path in library_files(book.root, code)},
-        "ledger": [row for row in book.ledger if shown and row["chapter"] == name],
-        # without their provenance: a sweep that finds the same numbers again changes nothing
-        "recorded": [[row["claim"], row["profile"], row["seed"], row["metrics"]] for row in results],
-        "comparisons": _comparisons(book.root) if shown and any("compare.recorded" in cell for cell in code) else [],
+        "comparisons": _comparisons(book.root) if shown else [],
         "benchmarks": _benchmarks(book.root) if any('"benchmarks"' in cell for cell in code) else {},
         "constraints": _sha256(book.root / "constraints.txt"),
-        "data": sorted(_data_sets()),
+        "data": sorted(data_sets()),
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def content_key(basis: dict[str, Any], library: dict[str, str]) -> str:
+    """The key of a run with this basis and these digests of the library's files: 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps({**basis, "library": library}, sort_keys=True).encode()).hexdigest()
+
+
+def digests(root: Path, imported: Iterable[str]) -> dict[str, str]:
+    """Digests of the library's files that a key covers, and of the data that lies in their packages.
+
+    `imported`: Python files relative to the root. One that is gone has a digest too, which equals no other.
+    """
+    files = {name for name in imported if not name.startswith(NOT_IN_KEY)}
+    packages = {(root / name).parent for name in files if name.endswith("/__init__.py")}
+    folders = packages | {root / DATA_OF[name] for name in files & DATA_OF.keys()}
+    data = {
+        str(path.relative_to(root))
+        for folder in filter(Path.exists, folders)
+        for path in folder.iterdir()
+        if path.is_file() and not path.name.endswith((".py", ".pyc", ".unfinished"))
+    }
+    return {name: _sha256(root / name) for name in sorted(files | data)}
+
+
+def whole_library(root: Path) -> list[str]:
+    """Every Python file of the library, relative to the root: all that a run could import."""
+    return sorted(str(path.relative_to(root)) for path in (root / LIBRARY).rglob("*.py"))
 
 
 def _comparisons(root: Path) -> list[dict[str, Any]]:
@@ -56,77 +88,7 @@ def _benchmarks(root: Path) -> dict[str, str]:
     return {path.name: _sha256(path) for path in sorted((root / "benchmarks" / "results").glob("*.json"))}
 
 
-def library_files(root: Path, code: list[str]) -> list[Path]:
-    """The library's files that some code depends on: by import, directly or through other files, and by name.
-
-    `create_model("transformer_base")` imports no model by name, so a string that is a registered name counts as an
-    import of the file that registers it; so does a pattern that matches one, as `list_models("vit_*")` takes it.
-    """
-    registered = dict(_registered(root / LIBRARY))
-    trees = [tree for cell in code if (tree := _parse(cell))]
-    waiting = {path for tree in trees for path in (*_imports(tree, root, root), *_named(tree, registered))}
-    found: set[Path] = set()
-    while waiting:
-        path = waiting.pop()
-        found.add(path)
-        published = root / LIBRARY / "published" / path.name  # load_published imports the file of the model's name
-        extra = {published} if path.parent.name == "models" and published.exists() else set()
-        waiting |= {*_imports(ast.parse(path.read_text(encoding="utf-8")), root, path.parent), *extra} - found
-    packages = {path.parent for path in found if path.name == "__init__.py"}
-    data = {file for folder in packages for file in folder.iterdir() if file.is_file() and file.suffix != ".py"}
-    return sorted(found | data)
-
-
-def _parse(cell: str) -> ast.Module | None:
-    try:
-        return ast.parse(cell)
-    except SyntaxError:  # it imports nothing, and running it will say why
-        return None
-
-
-def _imports(tree: ast.AST, root: Path, folder: Path) -> Iterator[Path]:
-    """The library's files that a file in `folder` imports anywhere, with the packages that they lie in."""
-    for node in ast.walk(tree):
-        modules: list[str] = []
-        if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            above = folder.relative_to(root).parts[: len(folder.relative_to(root).parts) - node.level + 1]
-            base = ".".join((*(above if node.level else ()), *([node.module] if node.module else [])))
-            modules = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        for module in modules:
-            if module.split(".")[0] == LIBRARY:
-                yield from _files(root, module)
-
-
-def _files(root: Path, module: str) -> Iterator[Path]:
-    """The file of a module and the __init__ of every package above it; names that are no module give only those."""
-    path = root
-    for part in module.split("."):
-        path /= part
-        for file in (path / "__init__.py", path.with_suffix(".py")):
-            if file.exists():
-                yield file
-
-
-def _registered(library: Path) -> Iterator[tuple[str, Path]]:
-    """Names of the registered models, with their files."""
-    for path in sorted((library / "models").glob("*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.FunctionDef) and any("register" in ast.unparse(d) for d in node.decorator_list):
-                yield node.name, path
-
-
-def _named(tree: ast.AST, registered: dict[str, Path]) -> Iterator[Path]:
-    """The files of registered models that the code's strings name."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
-            yield from (registered[name] for name in fnmatch.filter(registered, node.value))
-        elif isinstance(node, ast.Call) and not node.args and ast.unparse(node.func).endswith("list_models"):
-            yield from registered.values()
-
-
-def _data_sets() -> Iterator[str]:
+def data_sets() -> Iterator[str]:
     """Names and sizes of the files in TFORMER_DATA; their hashes are checked when a chapter loads them."""
     if folder := os.environ.get("TFORMER_DATA"):
         for path in Path(folder).rglob("*.parquet"):
@@ -134,4 +96,4 @@ def _data_sets() -> Iterator[str]:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "gone"

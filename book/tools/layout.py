@@ -1,5 +1,6 @@
 """Where things are: chapters by the table of contents, and what is generated from them."""
 
+import datetime
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from typing import Any
 
 import yaml
 
-PROFILES = ("quick", "colab", "full")
+PROFILES = ("quick", "colab", "full")  # these two as the library has them; importing that would import torch
+JUDGING = range(10, 30)  # the seeds whose runs are recorded, and judge claims
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,11 @@ class Book:
         """The address of the public repository, as pyproject.toml has it."""
         project = tomllib.loads((self.root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         return str(project["urls"]["Repository"])
+
+
+def now() -> str:
+    """The time in UTC, as ISO has it, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def atomic_write(path: Path, text: str) -> None:
