@@ -73,7 +73,7 @@ seed = 0
 
 # %%
 run = tf.parameters(profile=profile, seed=seed)
-seeds = range(seed, seed + 3)
+seeds = run.seeds(3)
 no_triton = dispatch.unavailable(torch.device("cpu"))  # why not; "" if it is there
 verdicts = []
 if no_triton:

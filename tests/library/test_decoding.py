@@ -1,5 +1,6 @@
 """Searches against brute force, and decoding a token at a time against reading the whole sentence."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
@@ -115,19 +116,21 @@ def test_a_beam_that_is_wide_enough_finds_the_best_of_all(name, alpha):
 
 
 def slow_beam(model: nn.Module, source: Tensor, beams: int, alpha: float, limit: int) -> tuple[list[int], float]:
-    """The documented rule with lists: what has ended keeps a place, the likeliest beginnings get the others."""
+    """The documented rule with lists: an ended translation leaves its place; it stops where nothing can get better."""
     going: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
     ended: list[tuple[tuple[int, ...], float]] = []
     for length in range(1, limit + 1):
         longer = [(*s, word) for s, _ in going for word in (BOS, EOS, 3, 4)]
         scored = sorted(zip(longer, log_probabilities(model, source, longer), strict=True), key=lambda each: -each[1])
-        kept = scored[: beams - len(ended)]
-        ended += [each for each in kept if each[0][-1] == EOS or length == limit]
-        going = [each for each in kept if each[0][-1] != EOS]
-        if not going or len(ended) >= beams:
+        likely, penalty = scored[: 2 * beams], ((5 + length) / 6) ** alpha
+        ended += [(s, p / penalty) for s, p in likely if s[-1] == EOS or length == limit]
+        ended = sorted(ended, key=lambda each: -each[1])[:beams]
+        going = [(s, p) for s, p in likely if s[-1] != EOS and length < limit][:beams]
+        best_possible = going[0][1] / max(penalty, ((5 + limit) / 6) ** alpha) if going else -math.inf
+        if len(ended) == beams and best_possible <= ended[-1][1]:
             break
-    best, log_p = max(ended, key=lambda each: each[1] / ((5 + len(each[0])) / 6) ** alpha)
-    return list(best), log_p / ((5 + len(best)) / 6) ** alpha
+    best, score = ended[0]
+    return list(best), score
 
 
 class Babble(nn.Module):
@@ -172,9 +175,47 @@ def test_narrow_beams_follow_the_rule(beams, alpha):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_one_beam_is_greedy(name):
-    model, source = wide(MODELS[name]), sources(6)
-    assert beam_search(model, source, beams=1, limit=9)[0].tolist() == greedy(model, source, limit=9).tolist()
+def test_one_beam_is_never_worse_than_greedy(name):
+    model, source = wide(MODELS[name]).eval(), sources(30)
+    _, scores = beam_search(model, source, beams=1, alpha=0.0, limit=9)
+    for row, ids, score in zip(source, greedy(model, source, limit=9).tolist(), scores.tolist(), strict=True):
+        written = [i for i in ids if i != PAD]
+        assert score >= log_probabilities(model, row, [written])[0] - 1e-4
+
+
+def test_an_ended_translation_leaves_its_place():
+    """By hand: with two beams, the best ends late, behind a beginning that a kept ended translation would push out."""
+    step = {(): {EOS: 0.4, 3: 0.35, 4: 0.25}, (3,): {EOS: 0.5, 3: 0.3, 4: 0.2}, (4,): {EOS: 0.99, 3: 0.005, 4: 0.005}}
+
+    class Tree(Babble):
+        def forward(self, source, target):
+            logits = torch.full((*target.shape, 5), -30.0)
+            for b, m in product(*map(range, target.shape)):
+                given = tuple(target[b, 1 : m + 1].tolist())
+                for word, p in step.get(given, {EOS: 1.0}).items():
+                    logits[b, m, word] = math.log(p)
+            return logits
+
+    out, score = beam_search(Tree(), torch.tensor([[3, EOS]]), beams=2, alpha=5.0, limit=4)
+    assert out[0].tolist()[:2] == [4, EOS]  # -1.396 / (7/6)^5 = -0.646, where log .4 = -0.916 and 3 gets -0.807
+    assert score.item() == pytest.approx(math.log(0.25 * 0.99) / (7 / 6) ** 5, abs=1e-3)
+
+
+@pytest.mark.parametrize(("pad", "message"), [(2, "pad=2 is bos=1 or eos=2"), (-1, "pad=-1 is not in the target")])
+def test_a_padding_that_could_be_chosen_is_refused(pad, message):
+    model = Babble()
+    model.pad = pad
+    for search in (greedy, beam_search):
+        with pytest.raises(ValueError, match=message):
+            search(model, torch.tensor([[3, 4]]), limit=5)
+
+
+def test_logits_that_are_nan_are_refused():
+    model = wide(TRANSFORMER)
+    torch.nn.init.constant_(next(model.parameters()), float("nan"))
+    for search in (greedy, beam_search):
+        with pytest.raises(ValueError, match="logits are NaN"):
+            search(model, sources(3), limit=5)
 
 
 def test_scores_are_those_of_the_translations_and_more_beams_find_better_ones():

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from .kernels.fused import architecture
+from .kernels.fused import architecture, constant_when_compiled
 
 OLDEST_TRITON = (3, 6)  # of the versions that were tried
 OLDEST_INTERPRETER = (3, 7)  # an older one needs NumPy < 2.4
@@ -43,9 +44,17 @@ def choose(
         ValueError: an unknown backend.
         NotImplementedError: backend="triton" for what the kernels do not do.
     """
-    if backend not in ("auto", "triton", "torch"):
-        raise ValueError(f"backend={backend!r} is none of 'auto', 'triton', 'torch'")
-    torchs = "plain" if softcap is not None or return_lse else "sdpa"
+    if backend not in ("auto", "triton", "torch", "math"):
+        raise ValueError(f"backend={backend!r} is none of 'auto', 'triton', 'torch', 'math'")
+    torchs, why = "sdpa", ""
+    if softcap is not None or return_lse:
+        torchs = "plain"
+    elif reason := _too_much_for_sdpa(q, k, v, bias, causal, scale):
+        torchs, why = "plain", reason
+    if backend == "math":
+        return Choice("plain", "backend='math'")
+    if why and backend != "triton":
+        return Choice(torchs, why)
     if backend == "torch":
         return Choice(torchs, "backend='torch'")
     if backend == "auto" and not q.is_cuda:
@@ -83,6 +92,18 @@ def choose(
     )
 
 
+def _too_much_for_sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool, scale: float | None) -> str:
+    """Why PyTorch's fused function would give something else than the formula; "" if it would not."""
+    if bias is not None and q.dtype in (torch.float16, torch.bfloat16) and bias.dtype not in (q.dtype,):
+        return f"PyTorch's kernels would round the bias, {bias.dtype}, to {q.dtype}"
+    if causal and scale is not None and not scale > 0:
+        return f"PyTorch's kernels multiply hidden scores by scale={scale}, and -inf times it is no score"
+    inside = forward_ad._current_level >= 0  # unpack_dual compiles something at its first call, so not always
+    if inside and any(forward_ad.unpack_dual(x).tangent is not None for x in (q, k, v)):
+        return "PyTorch's kernels have no forward derivative"
+    return ""
+
+
 def obstacle(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None, dropout: float) -> str:
     """What keeps a call from the Triton kernels; "" if nothing does."""
     if missing := unavailable(q.device):
@@ -116,7 +137,7 @@ def measured(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> float:
     return lengths[min(lengths, key=lambda length: abs(math.log(int(length) / k.shape[2])))] if lengths else 0.0
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def unavailable(device: torch.device) -> str:
     """Why Triton cannot run on this device; "" if it can."""
     return _unavailable(device)
@@ -143,7 +164,7 @@ def _unavailable(device: torch.device) -> str:
     return ""
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def interpreted() -> bool:
     """Whether this process interprets the kernels on the CPU. Triton must be installed."""
     from .kernels.kernels import INTERPRETED

@@ -60,7 +60,8 @@ def attention(
         softcap: bounds scale * q @ k^T to (-softcap, softcap) by a tanh, before the bias (Gemma 2).
         return_lse: also return the logarithm of each softmax's denominator, natural, (B, H, N), at least float32;
             -inf for a query that may attend to no key.
-        backend: "triton" for our kernels, "torch" for PyTorch's, "auto" for the rules of `explain`.
+        backend: "triton" for our kernels, "torch" for PyTorch's, "math" for the formula written out, which alone has
+            second derivatives, "auto" for the rules of `explain`.
 
     Returns:
         (B, H, N, E). A query that may attend to no key gets zeros.
@@ -73,11 +74,11 @@ def attention(
     """
     _check(q, k, v, bias, mask, dropout, key_mask, window, softcap)
     q, k, v = autocast(q, k, v)
+    bias, mask = (x if x is None else x[(None,) * (4 - x.ndim)] for x in (bias, mask))
     causal = causal and q.shape[-2] > 1  # a single query is the newest: it sees every key
     path, _ = choose(q, k, v, bias=bias, mask=mask, causal=causal, scale=scale, dropout=dropout, key_mask=key_mask,
                      window=window, softcap=softcap, return_lse=return_lse, backend=backend)  # fmt: skip
     if path == "triton":
-        bias, mask = (None if x is None else x[(None,) * (4 - x.ndim)] for x in (bias, mask))
         scale = q.shape[-1] ** -0.5 if scale is None else scale
         out, lse = fused_attention(q, k, v, bias, mask, key_mask, scale, causal, window or 0, softcap or 0.0)
         return (out, lse) if return_lse else out
@@ -139,8 +140,8 @@ def _check(
         raise ValueError(f"dropout={dropout} is not in [0, 1)")
     if window is not None and window < 1:
         raise ValueError(f"window={window}: a query sees at least its own place, which is window=1")
-    if softcap is not None and not softcap > 0:
-        raise ValueError(f"softcap={softcap} is not positive")
+    if softcap is not None and not 0 < softcap < float("inf"):
+        raise ValueError(f"softcap={softcap} is not a positive number; leave it out for no cap")
     scores = (*q.shape[:-1], k.shape[-2])
     for name, extra in (("mask", mask), ("bias", bias)):
         if extra is None:

@@ -68,6 +68,9 @@ def _weights_of(
     enable_gqa: bool = False,
 ) -> Tensor:
     """Takes what torch's function takes; `value` and dropout do not change the weights."""
+    if is_causal and query.shape[-2] != key.shape[-2]:  # torch aligns the first query with the first key, ours the last
+        n, m = query.shape[-2], key.shape[-2]
+        attn_mask, is_causal = torch.ones(n, m, dtype=torch.bool, device=query.device).tril(), False
     return attention_weights(query, key, attn_mask, is_causal, scale)
 
 

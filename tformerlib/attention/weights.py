@@ -1,5 +1,7 @@
 """Scores and softmax weights, written out: what fast paths compute tile by tile and never store."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ def attention_weights(
     Args:
         q: (B, H, N, D).  k: (B, G, M, D), H a multiple of G.
         mask: bool (True: may attend) or float (added to the scores), broadcastable to (B, H, N, M).
-        causal: query n sees keys 0 .. n, as in torch; needs as many keys as queries.
+        causal: query n sees keys 0 .. n + M - N, as `attention` has it.
         scale: factor on q @ k^T; 1 / sqrt(D) by default.
 
     Returns:
@@ -20,7 +22,7 @@ def attention_weights(
     """
     if causal:
         n, m = q.shape[-2], k.shape[-2]
-        below = torch.ones(n, m, dtype=torch.bool, device=q.device).tril()
+        below = torch.ones(n, m, dtype=torch.bool, device=q.device).tril(m - n)
         if mask is None or mask.dtype == torch.bool:
             mask = below if mask is None else mask & below
         else:
@@ -33,15 +35,27 @@ def attention_weights(
 def attention_scores(
     q: Tensor, k: Tensor, bias: Tensor | None, mask: Tensor | None, scale: float | None, softcap: float | None
 ) -> Tensor:
-    """(B, H, N, M) logits in at least float32: softcap * tanh(scale * q k^T / softcap) + bias, -inf where masked."""
+    """(B, H, N, M) logits in at least float32: softcap * tanh(scale * q k^T / softcap) + bias, -inf where masked.
+
+    Under autocast too, which would otherwise round the product.
+    """
     k = k.repeat_interleave(q.shape[-3] // k.shape[-3], -3)
     wide = torch.promote_types(q.dtype, torch.float32)
-    scores = (q.to(wide) @ k.to(wide).mT) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    with exact(q):
+        scores = (q.to(wide) @ k.to(wide).mT) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if softcap is not None:
         scores = softcap * (scores / softcap).tanh()
     if bias is not None:
         scores = scores + bias
     return scores if mask is None else scores.masked_fill(~mask, float("-inf"))
+
+
+def exact(x: Tensor) -> AbstractContextManager[object]:
+    """Autocast off on the device of x, so that products have the precision of what they multiply."""
+    kind = x.device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
 
 
 def softmax(scores: Tensor) -> Tensor:

@@ -40,11 +40,16 @@ class Vocabulary:
         return [self.ids.get(token, UNK) for token in (text if self.level == "char" else text.split())]
 
     def decode(self, ids: Iterable[int] | Tensor) -> str:
-        """The text of ids up to the first EOS; PAD and BOS are left out, UNK is written as <unk>."""
+        """The text of ids up to the first EOS; PAD and BOS are left out, UNK is written as <unk>.
+
+        Raises ValueError for an id that is not in the vocabulary, such as -100 of ignored targets.
+        """
         tokens: list[str] = []
         for number in ids.tolist() if isinstance(ids, Tensor) else ids:
             if number == EOS:
                 break
+            if not 0 <= number < len(self.tokens):
+                raise ValueError(f"id {number} is not in the vocabulary, 0 .. {len(self.tokens) - 1}")
             if number not in (PAD, BOS):
                 tokens.append(self.tokens[number])
         return ("" if self.level == "char" else " ").join(tokens)
@@ -74,6 +79,9 @@ def encode_pairs(pairs: Sequence[tuple[str, str]], source: Vocabulary, target: V
 
 
 def trim(batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Cuts the columns that hold nothing but padding off each tensor (B, N): short batches cost less."""
-    used = [(tensor != PAD).any(0) for tensor in batch]
-    return tuple(tensor[:, : int(row.nonzero()[-1]) + 1] for tensor, row in zip(batch, used, strict=True))
+    """Cuts the columns that hold nothing but padding off each tensor (B, N): short batches cost less.
+
+    Of a tensor that is all padding nothing is left.
+    """
+    used = [(tensor != PAD).any(0).nonzero().flatten().tolist() for tensor in batch]
+    return tuple(tensor[:, : columns[-1] + 1 if columns else 0] for tensor, columns in zip(batch, used, strict=True))

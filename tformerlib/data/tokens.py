@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 END = "<|endoftext|>"
+UNKNOWN = "[UNK]"
 BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -39,6 +40,7 @@ def byte_bpe(texts: Iterable[str], vocab: int, *, special: Sequence[str] = (END,
         vocab_size=vocab, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.encode_special_tokens = True  # written in a text, END is thirteen characters like others and comes back
     return tokenizer
 
 
@@ -51,11 +53,13 @@ def word_piece(
     [CLS] 2, [SEP] 3, [MASK] 4. White space is lost. The same texts give the same ids on every machine.
 
     Raises:
-        ValueError: a vocabulary that is too small for the texts' characters.
+        ValueError: a vocabulary that is too small for the texts' characters, special tokens without [UNK].
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-    normalizer = normalizers.BertNormalizer(lowercase=lowercase, handle_chinese_chars=False)
+    if UNKNOWN not in special:
+        raise ValueError(f"special={tuple(special)} lacks {UNKNOWN}, which stands for words that can't be written")
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase, handle_chinese_chars=True)  # each is a word
     splitter = pre_tokenizers.BertPreTokenizer()
     texts = list(texts)
     words = {w for text in texts for w, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))}
@@ -69,12 +73,12 @@ def word_piece(
     # The trainer numbers ##characters in the order of a hash table, and ties between merges follow the numbers. Given
     # as special tokens they keep the order that they are given in; a second tokenizer, not trained, forgets they were.
     first = [*special, *(f"##{c}" for c in inner)]
-    trained = tokenizer(models.WordPiece(unk_token=special[1]))
+    trained = tokenizer(models.WordPiece(unk_token=UNKNOWN))
     trainer = trainers.WordPieceTrainer(vocab_size=vocab, special_tokens=first, show_progress=False)
     trained.train_from_iterator(texts, trainer)
     if (size := trained.get_vocab_size()) > vocab:
         raise ValueError(f"vocab={vocab} has no room for {size} special tokens and characters")
-    final = tokenizer(models.WordPiece(trained.get_vocab(), unk_token=special[1]))
+    final = tokenizer(models.WordPiece(trained.get_vocab(), unk_token=UNKNOWN))
     final.add_special_tokens(list(special))
     return final
 

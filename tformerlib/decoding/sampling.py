@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers.blocks import KVCache
@@ -57,6 +58,8 @@ def generate(
         ValueError: no prompt, an empty one, ids outside the vocabulary, a prompt that with `tokens` is longer than the
             model's context, or a temperature, top_k or top_p that means nothing.
     """
+    if any(isinstance(row, int) or (isinstance(row, Tensor) and not row.ndim) for row in prompts):
+        raise ValueError(f"prompts are a list of lists of ids, or a tensor (B, N), not one list: {prompts!r:.60}")
     rows = [list(map(int, row)) for row in prompts]
     _check(model, rows, tokens, end)
     _check_choice(temperature, top_k, top_p)
@@ -77,6 +80,8 @@ def generate(
                 positions = (torch.arange(done, now, device=device) - padding[:, None]).clamp(min=0)
                 mask = seen[:, None, None, :now]
             logits = model.output(model.features(ids, positions=positions, mask=mask, caches=caches)[:, -1])
+            if logits.isnan().any():
+                raise ValueError(f"the model's logits are NaN after {count} tokens")
             if temperature == 0:
                 ids = logits.argmax(-1, keepdim=True)
             else:
@@ -112,7 +117,7 @@ def probabilities(
     p = logits.softmax(-1)
     if top_p is not None and top_p < 1:
         ordered, order = p.sort(dim=-1, descending=True, stable=True)
-        before = ordered.cumsum(-1) - ordered  # what the likelier ones have together
+        before = F.pad(ordered.cumsum(-1)[..., :-1], (1, 0))  # what the likelier ones have together
         ordered = ordered.masked_fill(before >= top_p, 0.0)
         p = torch.zeros_like(p).scatter(-1, order, ordered)
         p = p / p.sum(-1, keepdim=True)
@@ -131,6 +136,8 @@ def _check(model: LanguageModel, rows: list[list[int]], tokens: int, end: int | 
             raise ValueError(f"prompt {i} of {len(row)} ids and {tokens} tokens do not fit context={model.context}")
         if wrong := [token for token in row if not 0 <= token < model.vocab]:
             raise ValueError(f"prompt {i} has id {wrong[0]}, outside the vocabulary 0 .. {model.vocab - 1}")
+    if end is not None and (isinstance(end, bool) or not isinstance(end, int)):
+        raise ValueError(f"end={end!r} is not one id")
     if end is not None and not 0 <= end < model.vocab:
         raise ValueError(f"end={end} is outside the vocabulary 0 .. {model.vocab - 1}")
 

@@ -65,8 +65,10 @@ def beam_search(
     """Extends the `beams` likeliest beginnings of each translation, and returns the best that came to an end.
 
     The best is the largest log P(y | x) / ((5 + |y|) / 6)^alpha, where |y| counts the `eos` (Wu et al. 2016, eq. 14).
-    A translation that has ended keeps its place in the beam, so one beam is `greedy`; Tensor2Tensor gives its place to
-    another beginning. A translation of `limit` tokens ends there, with `eos` or without.
+    As in Tensor2Tensor, which the Transformer's results come from, a translation that ends leaves its place in the beam
+    to another beginning, and the `beams` best ended ones are kept beside it: of the 2 * `beams` likeliest extensions
+    those with `eos` end, and the likeliest others go on, until none of them could still beat all that are kept. So one
+    beam may find what `greedy` passes by. A translation of `limit` tokens ends there, with `eos` or without.
 
     Args:
         source: (B, N) ids, padded at the end.  limit: the most tokens of a row, its `eos` included.
@@ -86,33 +88,34 @@ def beam_search(
         state = model.start(source, limit)
         state.reorder(batch.expand(-1, beams).flatten())
         ids, out = source.new_full((len(source), beams), bos), source.new_full((len(source), beams, limit), model.pad)
-        ended, lengths = torch.zeros_like(ids, dtype=torch.bool), torch.zeros_like(ids)
-        scores = torch.full(ids.shape, float("-inf"), device=source.device)
-        scores[:, 0] = 0.0  # the beams begin alike: only one may branch
+        going = torch.full(ids.shape, float("-inf"), device=source.device)  # log-probabilities
+        going[:, 0] = 0.0  # the beams begin alike: only one may branch
+        kept, best = out.clone(), torch.full_like(going, float("-inf"))  # ended translations and their scores
         for length in range(1, limit + 1):
             log_p = _step(model, state, ids.flatten()).float().log_softmax(-1).unflatten(0, ids.shape)
-            log_p = log_p.masked_fill(ended[..., None], float("-inf"))
-            log_p[..., model.pad] = torch.where(ended, 0.0, float("-inf"))  # what has ended goes on as padding
-            total = scores[..., None] + log_p  # (B, beams, V)
-            rank = total.clone()
-            rank[..., model.pad] = torch.where(ended, float("inf"), float("-inf"))  # and keeps its place
-            choice = rank.flatten(1).topk(beams).indices
-            scores, ids = total.flatten(1).gather(1, choice), choice % total.shape[-1]
-            parent = choice // total.shape[-1]
-            out, ended, lengths = out[batch, parent], ended[batch, parent], lengths[batch, parent]
-            out[..., length - 1] = ids
-            lengths += ~ended
-            ended |= (ids == eos) & scores.isfinite()  # a place may be empty: fewer beginnings than beams
-            if ended.all():
+            total = (going[..., None] + log_p).flatten(1)
+            likely, choice = total.topk(min(2 * beams, total.shape[1]))
+            token, parent = choice % log_p.shape[-1], choice // log_p.shape[-1]
+            longer = out[batch, parent]
+            longer[..., length - 1] = token
+            ends = (token == eos) | (length == limit)
+            penalty = ((5 + length) / 6) ** alpha
+            best, order = torch.cat([best, (likely / penalty).masked_fill(~ends, float("-inf"))], 1).topk(beams)
+            kept = torch.cat([kept, longer], 1)[batch, order]
+            going, order = likely.masked_fill(ends, float("-inf")).topk(beams)
+            out, ids, parent = longer[batch, order], token.gather(1, order), parent.gather(1, order)
+            hope = going[:, 0] / max(penalty, ((5 + limit) / 6) ** alpha)  # the most that a going one can still reach
+            if (hope <= best[:, -1]).all():
                 break
             state.reorder((batch * beams + parent).flatten())
-        scores, best = (scores / ((5 + lengths) / 6) ** alpha).max(1)
-    return out[batch[:, 0], best, :length], scores
+        return kept[:, 0, :length], best[:, 0]
 
 
 def _step(model: Model, state: State, ids: Tensor) -> Tensor:
     """The next logits, with no way to choose padding: it stands for no token."""
     logits = state.step(ids)
+    if logits.isnan().any():
+        raise ValueError("the model's logits are NaN: no token is likelier than another")
     logits[:, model.pad] = float("-inf")
     return logits
 
@@ -130,6 +133,10 @@ def _check(model: Model, source: Tensor, limit: int, bos: int, eos: int) -> None
     for name, token in (("bos", bos), ("eos", eos)):
         if not 0 <= token < model.target_vocab:
             raise ValueError(f"{name}={token} is not in the target vocabulary, 0 .. {model.target_vocab - 1}")
+    if not 0 <= model.pad < model.target_vocab:
+        raise ValueError(f"the model's pad={model.pad} is not in the target vocabulary, 0 .. {model.target_vocab - 1}")
+    if model.pad in (bos, eos):
+        raise ValueError(f"pad={model.pad} is bos={bos} or eos={eos}: padding is never chosen, so nothing would end")
     if limit < 1:
         raise ValueError(f"limit={limit}: a translation has at least one token")
 

@@ -107,7 +107,13 @@ class KVCache:
         """Appends (B, G, N, D) keys and (B, G, N, E) values; returns views of all tokens so far."""
         if torch.is_grad_enabled() and (k.requires_grad or v.requires_grad):
             raise RuntimeError("a KVCache keeps no gradients: decode under torch.no_grad()")
-        if self.k is None or self.v is None:
+        if self.k is not None and self.v is not None:
+            for new, old in ((k, self.k), (v, self.v)):
+                if new.shape[:-2] != old.shape[:-2] or new.shape[-1] != old.shape[-1]:
+                    raise ValueError(
+                        f"{tuple(new.shape)} does not fit a cache of {tuple(old.shape)} (but for the tokens)"
+                    )
+        else:
             self.k, self.v = (x.new_empty(*x.shape[:-2], self.capacity, x.shape[-1]) for x in (k, v))
         end = self.length + k.shape[-2]
         if end > self.capacity:
@@ -137,6 +143,9 @@ class DropPath(nn.Module):
         if not 0.0 <= p < 1.0:
             raise ValueError(f"drop path p={p} is not in [0, 1)")
         self.p = p
+
+    def extra_repr(self) -> str:
+        return f"p={self.p:g}"
 
     def forward(self, x: Tensor) -> Tensor:
         if self.p == 0.0 or not self.training:

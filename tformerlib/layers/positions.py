@@ -54,18 +54,22 @@ class Rotary(nn.Module):
         super().__init__()
         if head_dim % 2:
             raise ValueError(f"head_dim={head_dim} is odd: rotations act on pairs of channels")
-        self.register_buffer("rate", base ** -(torch.arange(0, head_dim, 2) / head_dim), persistent=False)
-        self.rate: Tensor
+        self.head_dim, self.base = head_dim, base
 
     def forward(self, q: Tensor, k: Tensor, start: int = 0) -> tuple[Tensor, Tensor]:
         return self.rotate(q, start), self.rotate(k, start)
 
     def rotate(self, x: Tensor, start: int = 0) -> Tensor:
-        """Rotates (..., N, head_dim) tokens at positions start .. start + N - 1."""
-        angle = torch.arange(start, start + x.shape[-2], device=x.device)[:, None] * self.rate
-        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-        even, odd = x[..., 0::2], x[..., 1::2]
-        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
+        """Rotates (..., N, head_dim) tokens at positions start .. start + N - 1.
+
+        Angles are float32 in any model: in half precision position 1000 would lie between others'. Rounded at the end.
+        """
+        rate = self.base ** -(torch.arange(0, self.head_dim, 2, device=x.device) / self.head_dim)
+        angle = torch.arange(start, start + x.shape[-2], device=x.device)[:, None] * rate
+        wide = torch.promote_types(x.dtype, torch.float32)
+        cos, sin = angle.cos().to(wide), angle.sin().to(wide)
+        even, odd = x[..., 0::2].to(wide), x[..., 1::2].to(wide)
+        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)
 
 
 class RelativeBias(nn.Module):

@@ -32,6 +32,22 @@ class Run:
         """The value for this run's profile: the same code runs in every profile, only sizes and steps differ."""
         return {"quick": quick, "colab": colab, "full": full}[self.profile]
 
+    def seeds(self, n: int) -> list[int]:
+        """Seeds for repetitions inside a run: its own first, the others shared with no other run of seeds below 1000.
+
+        >>> Run("quick", 12, torch.device("cpu"), 1).seeds(3)
+        [12, 1012, 2012]
+        """
+        if n < 1:
+            raise ValueError(f"n={n}: a run has at least its own seed")
+        return [self.seed + 1000 * i for i in range(n)]
+
+    def reaches(self, claim: str) -> bool:
+        """Whether this profile is large enough to judge a claim of the ledger."""
+        from ..claims import row
+
+        return PROFILES.index(self.profile) >= PROFILES.index(row(claim).profile)
+
     def checkpoint(self, name: str) -> Path | None:
         """Where a long training of this run keeps its state, for `fit(checkpoint=...)`.
 

@@ -3,14 +3,16 @@
 Kernels are imported on first use, so that the library installs and imports without Triton.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from . import tiles
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 LOG2E = 1.4426950408889634
 
 
@@ -171,7 +173,13 @@ def strides(x: Tensor | None) -> tuple[int, ...]:
     return () if x is None else x.stride()
 
 
-@torch.compiler.assume_constant_result
+def constant_when_compiled(function: Function) -> Function:
+    """What torch.compiler.assume_constant_result does, without the second that importing torch._dynamo takes."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@constant_when_compiled
 def architecture(device: torch.device) -> int:
     """10 * major + minor of a GPU; tiles.INTERPRETED for a CPU."""
     if device.type != "cuda":
