@@ -74,7 +74,13 @@ def test_classes_are_judged_apart() -> None:
 
 def test_images_without_objects_or_detections() -> None:
     empty: Target = {"labels": torch.zeros(0, dtype=torch.long), "boxes": torch.zeros(0, 4)}
-    assert average_precision([NONE], [objects(BOX)]) == dict.fromkeys(MEASURES, 0.0)
+    nothing, wrong = (
+        average_precision([each], [objects(BOX)]) for each in (NONE, found((0.0, 0.0, 0.1, 0.1), scores=[0.5]))
+    )
+    assert nothing == pytest.approx(wrong, nan_ok=True)  # as if one wrong box had been found
+    assert (
+        nothing["AP"] == 0.0 and sum(math.isnan(nothing[name]) for name in MEASURES) == 2
+    )  # of sizes that are not there
     right = found(EXACT, scores=[0.5])
     assert average_precision([right, NONE], [objects(BOX), empty])["AP"] == pytest.approx(1.0)
     alarm = found(EXACT, scores=[0.9])  # where nothing is, and surer than the right one

@@ -196,9 +196,9 @@ def test_an_ended_translation_leaves_its_place():
                     logits[b, m, word] = math.log(p)
             return logits
 
-    out, score = beam_search(Tree(), torch.tensor([[3, EOS]]), beams=2, alpha=5.0, limit=4)
-    assert out[0].tolist()[:2] == [4, EOS]  # -1.396 / (7/6)^5 = -0.646, where log .4 = -0.916 and 3 gets -0.807
-    assert score.item() == pytest.approx(math.log(0.25 * 0.99) / (7 / 6) ** 5, abs=1e-3)
+    out, score = beam_search(Tree(), torch.tensor([[3, EOS]]), beams=2, alpha=3.0, limit=4)
+    assert out[0].tolist()[:2] == [4, EOS]  # -1.396 / (7/6)^3 = -0.879, where log .4 = -0.916 and 3 gets -0.95
+    assert score.item() == pytest.approx(math.log(0.25 * 0.99) / (7 / 6) ** 3, abs=1e-3)
 
 
 @pytest.mark.parametrize(("pad", "message"), [(2, "pad=2 is bos=1 or eos=2"), (-1, "pad=-1 is not in the target")])

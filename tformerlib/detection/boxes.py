@@ -19,15 +19,28 @@ class Target(TypedDict):
 
 
 def to_corners(boxes: Tensor) -> Tensor:
-    """(..., 4) boxes (x, y, width, height) to (left, top, right, bottom)."""
+    """(..., 4) boxes (x, y, width, height) to (left, top, right, bottom), in at least float32."""
+    boxes = precise(boxes)
     center, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat([center - half, center + half], -1)
 
 
 def to_centers(boxes: Tensor) -> Tensor:
-    """(..., 4) boxes (left, top, right, bottom) to (x, y, width, height)."""
+    """(..., 4) boxes (left, top, right, bottom) to (x, y, width, height), in at least float32."""
+    boxes = precise(boxes)
     first, last = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(first + last) / 2, last - first], -1)
+
+
+def precise(boxes: Tensor) -> Tensor:
+    """Boxes in at least float32: in half numbers a pixel of a large image is lost, and areas overflow.
+
+    Raises:
+        TypeError: boxes that are whole numbers, in which half a side can't be written.
+    """
+    if not boxes.is_floating_point():
+        raise TypeError(f"boxes are {boxes.dtype}; they are floating point")
+    return boxes.to(torch.promote_types(boxes.dtype, torch.float32))
 
 
 def area(corners: Tensor) -> Tensor:
@@ -40,7 +53,7 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 
     Leading axes broadcast: all pairs of n and m boxes are iou(a[:, None], b), (n, m). Two boxes without area have 0.
     """
-    return _overlap(a, b)[0]
+    return _overlap(precise(a), precise(b))[0]
 
 
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -48,6 +61,7 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
 
     Unlike IoU it has a gradient where boxes do not touch: it says in which direction the other one is.
     """
+    a, b = precise(a), precise(b)
     overlap, union = _overlap(a, b)
     around = area(torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], -1))
     return overlap - (around - union) / around.clamp(min=torch.finfo(around.dtype).tiny)
@@ -79,6 +93,8 @@ def check_targets(targets: Sequence[Target], *, images: int, classes: int, queri
             )
         if len(labels) > queries:
             raise ValueError(f"image {i} has {len(labels)} objects, but the model asks for {queries} only")
+    if not targets:
+        return
     every, owner = (
         torch.cat([target["boxes"] for target in targets]),
         [i for i, t in enumerate(targets) for _ in t["labels"]],

@@ -71,6 +71,9 @@ def noise(
     if groups < 1 or not 0 <= flip <= 1 or not 0 <= shake < 1:
         raise ValueError(f"groups={groups} has to be positive, flip={flip} in 0 .. 1 and shake={shake} in [0, 1)")
     counts = [len(target["labels"]) for target in targets]
+    if not counts:
+        empty = torch.zeros(0, 0, dtype=torch.long)
+        return Noised(empty, torch.zeros(0, 0, 4), empty.bool(), empty, groups)
     check_targets(targets, images=len(targets), classes=classes, queries=max(counts))
     labels, boxes = (torch.cat([target[key] for target in targets]) for key in ("labels", "boxes"))
     device, most = labels.device, max(counts)

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .boxes import Target, check_targets, generalized_iou, to_corners
+from .boxes import Target, check_targets, generalized_iou, precise, to_corners
 from .matching import Matches, Predictions, Scoring, Weights, hungarian
 
 
@@ -53,7 +54,9 @@ def losses(
     predictions: Predictions, targets: Sequence[Target], scoring: Scoring, matches: Matches
 ) -> dict[str, Tensor]:
     """The three parts, (layers,) each, for a given matching."""
-    logits, boxes = predictions
+    logits, boxes = predictions.logits, precise(predictions.boxes)
+    if not targets:
+        return {name: boxes.sum((1, 2, 3)) + 0.0 * logits.float().sum((1, 2, 3)) for name in ("class", "l1", "giou")}
     at = torch.arange(len(logits), device=logits.device)[:, None], matches.images, matches.queries
     labels = torch.full(logits.shape[:-1], logits.shape[-1] - scoring.extra, device=logits.device)
     labels[at] = torch.cat([target["labels"] for target in targets])[matches.objects].to(labels)
@@ -89,14 +92,19 @@ def detect(
         sizes: height and width of each image in pixels, without padding; without them boxes stay shares, 0 .. 1.
         layer: of the decoder.  threshold: the least score that is kept.  top: the most detections for an image.
     """
-    scores, boxes = scoring.scores(predictions.logits[layer]), to_corners(predictions.boxes[layer])
+    scores, boxes = scoring.scores(predictions.logits[layer].float()), to_corners(predictions.boxes[layer])
     if sizes is not None:
         if len(sizes) != len(boxes):
             raise ValueError(f"{len(sizes)} sizes for {len(boxes)} images")
         boxes = boxes * torch.as_tensor(sizes, device=boxes.device).flip(-1).repeat(1, 2)[:, None]
     classes = scores.shape[-1]
-    if scoring.extra:
-        scores = scores.masked_fill(scores < scores.amax(-1, keepdim=True), -1.0)
+    if not len(scores):
+        return []
+    if not scores.isfinite().all():
+        raise FloatingPointError("a score is NaN or infinite: the model's logits are")
+    if scoring.extra:  # classes exclude each other: a query has one, of equals the first
+        likeliest = F.one_hot(scores.argmax(-1), classes).bool()
+        scores = scores.masked_fill(~likeliest, -1.0)
     best, pairs = scores.flatten(1).topk(min(top, scores[0].numel()))
     kept = best >= max(threshold, 0.0)
     return [

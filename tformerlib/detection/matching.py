@@ -151,6 +151,8 @@ def hungarian(
     precise = torch.promote_types(predictions.boxes.dtype, torch.float32)
     logits, boxes = (x.to(precise) for x in predictions)
     counts, device = [len(target["labels"]) for target in targets], logits.device
+    if not counts:
+        return Matches(*(torch.zeros(len(logits), 0, dtype=torch.long, device=device) for _ in range(3)))
     padded = {"labels": torch.zeros(len(targets), max(counts), dtype=torch.long, device=device),
               "boxes": boxes.new_zeros(len(targets), max(counts), 4)}  # fmt: skip
     for i, target in enumerate(targets):

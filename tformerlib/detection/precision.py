@@ -26,7 +26,7 @@ def suppress(found: Detections, threshold: float = 0.5) -> Detections:
         raise ValueError(f"threshold={threshold} is not an overlap in 0 .. 1")
     scores, labels, boxes = (x[found.scores.argsort(descending=True, stable=True)] for x in found)
     rivals = (iou(boxes[:, None], boxes) > threshold) & (labels[:, None] == labels)
-    kept = torch.ones(len(scores), dtype=torch.bool)
+    kept = torch.ones(len(scores), dtype=torch.bool, device=scores.device)
     for i in range(len(kept)):
         if kept[i]:
             kept[i + 1 :] &= ~rivals[i, i + 1 :]
@@ -63,11 +63,11 @@ def average_precision(
     said = [
         _row(i, label, box) | {"score": score}
         for i, (scores, labels, boxes) in enumerate(found)
-        for score, label, box in zip(scores.tolist(), labels.tolist(), _finite(i, to_centers(boxes)), strict=True)
+        for score, label, box in zip(_scores(i, scores), labels.tolist(), _finite(i, to_centers(boxes)), strict=True)
     ]
     images, classes = [{"id": i} for i in range(len(truth))], {row["category_id"] for row in objects}
-    if not said:
-        return dict.fromkeys(MEASURES, 0.0)
+    if not said:  # nothing found of objects that are there is 0, of sizes that are not there NaN, as with a wrong box
+        said = [_row(0, objects[0]["category_id"], [0.5, 0.5, 1e-6, 1e-6]) | {"score": 0.0}]
     with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress
         coco = COCO()
         numbered = [row | {"id": n} for n, row in enumerate(objects, 1)]
@@ -80,6 +80,12 @@ def average_precision(
         judged.accumulate()
         judged.summarize()
     return {name: float(value) if value >= 0 else math.nan for name, value in zip(MEASURES, judged.stats, strict=False)}
+
+
+def _scores(image: int, scores: Tensor) -> list[float]:
+    if not scores.isfinite().all():
+        raise ValueError(f"image {image} has a score that is not finite: {scores.tolist()}")
+    return scores.tolist()
 
 
 def _finite(image: int, boxes: Tensor) -> list[list[float]]:

@@ -1,5 +1,6 @@
 """Losses that more than one chapter trains with."""
 
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -11,8 +12,5 @@ def label_smoothed_cross_entropy(logits: Tensor, target: Tensor, smoothing: floa
     """
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing={smoothing} must lie in [0, 1)")
-    log_probabilities = logits.log_softmax(-1)
-    true = log_probabilities.gather(-1, target.unsqueeze(-1)).squeeze(-1)
-    smoothed = (1 - smoothing) * true + smoothing * log_probabilities.mean(-1)
-    kept = target != ignore
-    return -(smoothed * kept).sum() / kept.sum()
+    flat = logits.flatten(0, -2)
+    return F.cross_entropy(flat, target.flatten(), ignore_index=ignore, label_smoothing=smoothing)

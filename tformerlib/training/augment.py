@@ -206,6 +206,17 @@ class Recipe:
     erasing: float = 0.0
     smoothing: float = 0.0
 
+    def __post_init__(self) -> None:
+        for wrong, reason in (
+            (self.crop < 0, f"crop={self.crop} is not a number of pixels"),
+            (not 0 <= self.smoothing < 1, f"smoothing={self.smoothing} is not in [0, 1)"),
+            (not 0 <= self.erasing <= 1, f"erasing={self.erasing} is not a probability"),
+            (not 0 <= self.magnitude <= 10, f"magnitude={self.magnitude} is not in 0 .. 10"),
+            (min(self.mixup, self.cutmix, self.operations) < 0, "mixup, cutmix and operations are not negative"),
+        ):
+            if wrong:
+                raise ValueError(reason)
+
     def __call__(self, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
         """Floats (B, 3, H, W) and labels (B,) to images and probabilities (B, classes)."""
         targets = one_hot(labels, classes, self.smoothing)

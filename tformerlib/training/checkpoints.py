@@ -74,7 +74,7 @@ def check(path: Path, content: dict[str, Any], settings: dict[str, Any], model: 
     if "settings" not in content:
         raise CheckpointError(f"{path} was not written by fit; choose another file")
     for name, value in settings.items():
-        before = "AdamW" if name == "optimizer" else None  # files from when there was no choice do not say
+        before = {"optimizer": "AdamW", "data": value}.get(name)  # older files do not say
         written = content["settings"].get(name, before)
         if written != value:
             raise CheckpointError(

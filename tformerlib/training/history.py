@@ -16,7 +16,7 @@ class History:
 
     steps: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
-    parts: dict[str, list[float]] = field(default_factory=dict)  # the numbers a loss returned beside the loss
+    parts: dict[str, list[float]] = field(default_factory=dict)  # what a loss returned beside the loss; NaN if not then
     seconds: list[float] = field(default_factory=list)  # spent training so far: no evaluation, no checkpoint
     cpu_seconds: list[float] = field(default_factory=list)  # the same in CPU time of all threads
     metrics: list[dict[str, Any]] = field(default_factory=list)  # of each evaluation, with its step and seconds
@@ -33,7 +33,9 @@ class History:
         for number, (loss, *parts) in enumerate(rows.tolist(), step - len(rows) + 1):
             if not math.isfinite(loss):
                 raise FloatingPointError(f"the loss is {loss} at step {number}; a lower lr or longer warm-up may help")
+            values = dict(zip(names, parts, strict=True))
+            for name in {**self.parts, **values}:  # a part that a step did not have is NaN there
+                line = self.parts.setdefault(name, [math.nan] * len(self.steps))
+                line.append(values.get(name, math.nan))
             self.steps.append(number)
             self.losses.append(loss)
-            for name, part in zip(names, parts, strict=True):
-                self.parts.setdefault(name, []).append(part)

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from . import checkpoints, randomness
 from .averaging import MovingAverage
 from .history import History
-from .order import Examples, chosen, default_collation, pick, size
+from .order import Examples, chosen, default_collation, fingerprint, pick, size
 from .progress import Clock, watched
 from .schedules import Schedule, constant
 
@@ -92,25 +92,34 @@ def fit(
         (keep_last and not checkpoint_every, f"keep_last={keep_last} needs checkpoint_every"),
         (checkpoint_every and not (checkpoint or keep_last), "checkpoint_every needs checkpoint or keep_last"),
         (evaluate_every and not evaluate, f"evaluate_every={evaluate_every} needs evaluate"),
+        (clip is not None and not clip > 0, f"clip={clip} would leave no gradient; None leaves it as it is"),
+        (not weight_decay >= 0, f"weight_decay={weight_decay} is negative"),
+        (not lr >= 0, f"lr={lr} is negative"),
+        (ema is not None and not 0 <= ema < 1, f"ema={ema} is not in [0, 1)"),
     ):
         if wrong:
             raise ValueError(reason)
     bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda" and _computes_bf16(device))
     schedule, collate = schedule or constant(), collate or default_collation(examples)
-    checkpoint, checkpoint_every = Path(checkpoint) if checkpoint else None, checkpoint_every or math.ceil(steps / 10)
+    checkpoint = Path(checkpoint).expanduser() if checkpoint else None
+    if checkpoint and checkpoint.is_dir():
+        raise ValueError(f"checkpoint={checkpoint} is a folder; name a file in it")
+    checkpoint_every = checkpoint_every or math.ceil(steps / 10)
     settings = checkpoints.plain({
         "steps": steps, "batch_size": batch_size, "examples": count, "lr": lr, "betas": betas, "eps": eps, "clip": clip,
         "schedule": [schedule(step) for step in (1, math.ceil(steps / 2), steps)], "weight_decay": weight_decay,
         "ema": ema, "seed": seed, "device": device.type, "bf16": bf16, "processes": processes,
         "keep_last": [keep_last, checkpoint_every] if keep_last else 0,
-        "optimizer": repr(optimizer) if optimizer else "AdamW",
+        "data": fingerprint(examples),
     })  # fmt: skip
 
-    model.to(device).train()
-    parallel = accelerator.prepare_model(model, device_placement=False)  # averages gradients over processes
+    called, model = model, getattr(model, "_orig_mod", model)  # of torch.compile: the same weights, their own names
+    called.to(device).train()
+    parallel = accelerator.prepare_model(called, device_placement=False)  # averages gradients over processes
     parameters = [p for p in model.parameters() if p.requires_grad]
     make = optimizer or partial(torch.optim.AdamW, lr=lr, betas=betas, eps=eps, fused=device.type in ("cpu", "cuda"))
     stepper = make(_groups(parameters, weight_decay))
+    settings["optimizer"] = _described(stepper) if optimizer else "AdamW"
     average = MovingAverage(model, ema) if ema is not None else None
     history = History()
 
@@ -125,7 +134,7 @@ def fit(
                 average.load_state_dict(content["ema"])
             randomness.set_state(content["random"][rank], device)
             history = History(**content["history"])
-        done, unread = len(history.steps), []
+        done, unread, names = len(history.steps), [], []
         clock = Clock(history.seconds[-1], history.cpu_seconds[-1]) if done else Clock()
         hidden = rank > 0 or not progress or not watched()
         bar = tqdm(range(done + 1, steps + 1), label, initial=done, total=steps, disable=hidden)
@@ -140,9 +149,13 @@ def fit(
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                     result = loss(parallel, batch)
                 value, parts = result if isinstance(result, tuple) else (result, {})
+                if unread and list(parts) != names:  # a loss may return other parts at times
+                    history.add(step - 1, names, accelerator.reduce(torch.stack(unread), "mean"))
+                    unread.clear()
+                names = list(parts)
                 unread.append(torch.stack([torch.as_tensor(v).detach().to(value) for v in (value, *parts.values())]))
                 if device.type == "cpu" or len(unread) == 16 or evaluating or saving:  # a GPU waits when it is read
-                    history.add(step, list(parts), accelerator.reduce(torch.stack(unread), "mean"))
+                    history.add(step, names, accelerator.reduce(torch.stack(unread), "mean"))
                     unread.clear()
                 value.backward()
                 if clip is not None:
@@ -183,6 +196,13 @@ def _groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[st
     spared = [p for p in parameters if p.ndim < 2 and weight_decay]
     groups = ({"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0})
     return [group for group in groups if group["params"]]
+
+
+def _described(optimizer: torch.optim.Optimizer) -> str:
+    """An optimizer by what it is and was made with, for a function that makes one has another address in each run."""
+    settings = sorted(optimizer.defaults.items())
+    numbers = {name: value for name, value in settings if isinstance(value, int | float | tuple)}
+    return f"{type(optimizer).__name__} {numbers}"
 
 
 def _due(step: int, every: int, steps: int) -> bool:
