@@ -75,7 +75,7 @@ def test_classes_are_judged_apart() -> None:
 def test_images_without_objects_or_detections() -> None:
     empty: Target = {"labels": torch.zeros(0, dtype=torch.long), "boxes": torch.zeros(0, 4)}
     nothing, wrong = (
-        average_precision([each], [objects(BOX)]) for each in (NONE, found((0.0, 0.0, 0.1, 0.1), scores=[0.5]))
+        average_precision([each], [objects(BOX)]) for each in (NONE, found([0.0, 0.0, 0.1, 0.1], scores=[0.5]))
     )
     assert nothing == pytest.approx(wrong, nan_ok=True)  # as if one wrong box had been found
     assert (

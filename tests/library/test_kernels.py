@@ -494,7 +494,8 @@ def test_dispatch_follows_its_rules(gpu, monkeypatch):
     padding = torch.ones(2, 512, dtype=torch.bool, device="cuda")
     for options, path in (
         ({}, "sdpa"), ({"causal": True}, "sdpa"), ({"key_mask": padding}, "triton"), ({"bias": bias}, "triton"),
-        ({"bias": bias.detach()}, "sdpa"), ({"window": 64}, "triton"), ({"softcap": 30.0}, "triton"),
+        ({"bias": bias.detach()}, "triton"), ({"bias": bias.detach().bfloat16()}, "sdpa"),
+        ({"window": 64}, "triton"), ({"softcap": 30.0}, "triton"),
         ({"return_lse": True}, "triton"), ({"window": 64, "dropout": 0.1}, "sdpa"),
         ({"softcap": 30.0, "backend": "torch"}, "plain"), ({"backend": "triton"}, "triton"),
     ):  # fmt: skip

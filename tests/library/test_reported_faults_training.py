@@ -3,13 +3,14 @@
 import math
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tformerlib.detection.boxes import generalized_iou, iou, to_centers, to_corners
+from tformerlib.detection.boxes import Target, generalized_iou, iou, to_centers, to_corners
 from tformerlib.detection.denoising import noise
 from tformerlib.detection.loss import Detections, detect, set_loss
 from tformerlib.detection.matching import Focal, Predictions, Softmax, hungarian
@@ -45,10 +46,10 @@ def test_half_predictions_lose_no_pixel_and_no_gradient(dtype: torch.dtype) -> N
     predictions = Predictions(torch.zeros(1, 1, 1, 2, dtype=dtype, requires_grad=True), boxes.requires_grad_())
     (found,) = detect(predictions, Softmax(), sizes=[(1080, 1920)])
     assert found.boxes[0, 0].item() == pytest.approx(1920 * (0.7057 - 0.0015), abs=1e-2)
-    target = {"labels": torch.tensor([0]), "boxes": torch.tensor([[0.7058, 0.5, 0.003, 0.1]])}
+    target: Target = {"labels": torch.tensor([0]), "boxes": torch.tensor([[0.7058, 0.5, 0.003, 0.1]])}
     loss, _ = set_loss(predictions, [target], Softmax())
     loss.backward()
-    assert loss.dtype == torch.float32 and boxes.grad[..., 0].abs().min() > 0
+    assert loss.dtype == torch.float32 and boxes.grad is not None and boxes.grad[..., 0].abs().min() > 0
 
 
 def test_a_query_has_one_class_also_among_equals() -> None:
@@ -62,7 +63,7 @@ def test_scores_that_are_nan_are_refused() -> None:
     with pytest.raises(FloatingPointError, match="a score is NaN"):
         detect(predictions, Focal())
     wrong = Detections(torch.tensor([math.nan]), torch.tensor([0]), torch.tensor([[0.0, 0.0, 0.5, 0.5]]))
-    truth = {"labels": torch.tensor([0]), "boxes": torch.tensor([[0.25, 0.25, 0.5, 0.5]])}
+    truth: Target = {"labels": torch.tensor([0]), "boxes": torch.tensor([[0.25, 0.25, 0.5, 0.5]])}
     with pytest.raises(ValueError, match="image 0 has a score that is not finite"):
         average_precision([wrong], [truth])
 
@@ -177,6 +178,6 @@ def test_parts_that_come_and_go_keep_their_steps() -> None:
 
 
 def test_a_compiled_model_keeps_its_names() -> None:
-    compiled = torch.compile(model(), backend="eager")
+    compiled = cast(nn.Module, torch.compile(model(), backend="eager"))
     history = fit(compiled, examples(), line, steps=3, batch_size=4, ema=0.5)
     assert set(history.ema or {}) == {"weight", "bias"}

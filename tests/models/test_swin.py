@@ -331,7 +331,7 @@ def test_the_bias_of_a_larger_window_is_that_of_the_smaller_where_both_are_asked
         (lambda: Swin()(torch.zeros(1, 3, 226, 224)), r"patch=4 does not divide the image \(226, 224\)"),
         (lambda: PVT(reductions=(8, 4, 2, 2)), r"reductions=\(8, 4, 2, 2\)"),
         (lambda: PVT(dims=(64, 128)), r"dims=\(64, 128\)"),
-        (lambda: PVT(image=64)(torch.zeros(1, 3, 96, 96)), "576 tokens, but 256 positions"),
+        (lambda: PVT(image=64)(torch.zeros(1, 3, 96, 96)), r"\(24, 24\) tokens, but positions for \(16, 16\)"),
         (lambda: PVT(image=80)(torch.zeros(1, 3, 80, 80)), r"patch=8 does not divide the image \(20, 20\)"),
         (lambda: window_attention(torch.zeros(1, 4, 4, 3, 1, 8), torch.zeros(1, 4, 4), window=2, size=(5, 4)),
          r"size=\(5, 4\)"),

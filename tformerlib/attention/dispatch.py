@@ -53,12 +53,10 @@ def choose(
         torchs, why = "plain", reason
     if backend == "math":
         return Choice("plain", "backend='math'")
-    if why and backend != "triton":
-        return Choice(torchs, why)
     if backend == "torch":
-        return Choice(torchs, "backend='torch'")
+        return Choice(torchs, why or "backend='torch'")
     if backend == "auto" and not q.is_cuda:
-        return Choice(torchs, f"Triton has no compiler for a {q.device.type}")
+        return Choice(torchs, why or f"Triton has no compiler for a {q.device.type}")
     against = obstacle(q, k, v, bias, scale, dropout)
     if backend == "triton":
         if against:
@@ -69,7 +67,8 @@ def choose(
     if interpreted():
         return Choice(torchs, "the kernels are interpreted (TRITON_INTERPRET=1), which is for teaching")
     if torchs == "plain":
-        return Choice("triton", "PyTorch has no fused kernel with a soft cap" if softcap else "PyTorch keeps the LSE")
+        why = why or ("PyTorch has no fused kernel with a soft cap" if softcap else "PyTorch keeps the LSE")
+        return Choice("triton", why)
     if q.dtype == torch.float32:
         return Choice(torchs, "float32: PyTorch's kernels are made for products without tensor cores, ours are not")
     if q.shape[2] < FEW:
@@ -98,10 +97,13 @@ def _too_much_for_sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, cau
         return f"PyTorch's kernels would round the bias, {bias.dtype}, to {q.dtype}"
     if causal and scale is not None and not scale > 0:
         return f"PyTorch's kernels multiply hidden scores by scale={scale}, and -inf times it is no score"
+    return "PyTorch's kernels have no forward derivative" if _dual(q, k, v) else ""
+
+
+def _dual(*tensors: Tensor) -> bool:
+    """Whether one of them carries a forward derivative."""
     inside = forward_ad._current_level >= 0  # unpack_dual compiles something at its first call, so not always
-    if inside and any(forward_ad.unpack_dual(x).tangent is not None for x in (q, k, v)):
-        return "PyTorch's kernels have no forward derivative"
-    return ""
+    return inside and any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
 
 
 def obstacle(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None, dropout: float) -> str:
@@ -124,6 +126,8 @@ def obstacle(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float 
         return "the kernels have no dropout"
     if scale is not None and not (scale > 0 and math.isfinite(scale)):
         return "scale is not a positive number"
+    if _dual(q, k, v):
+        return "the kernels have no forward derivative"
     return ""
 
 

@@ -71,7 +71,8 @@ class RandomFeatures(nn.Module):
                   for _ in range(-(-features // head_dim))]  # fmt: skip
         lengths = torch.randn(features, head_dim, device="cpu").norm(dim=1, keepdim=True)
         self.directions: Tensor
-        self.register_buffer("directions", torch.cat(blocks)[:features] * lengths)  # drawn, hence saved
+        drawn = torch.cat(blocks)[:features] * lengths  # hence saved
+        self.register_buffer("directions", drawn.to(torch.get_default_device()))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
         refuse(options)

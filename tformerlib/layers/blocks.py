@@ -216,6 +216,19 @@ class Block(nn.Module):
         return self.mlp(self.mixer(x, **kwargs))
 
 
+def look_up(table: nn.Embedding, ids: Tensor, what: str = "ids") -> Tensor:
+    """table(ids), and an error that names ids outside the table, on a CPU; a GPU would have to stop to look.
+
+    Raises:
+        ValueError: such ids.
+    """
+    try:
+        return table(ids)
+    except IndexError:
+        low, high = ids.min().item(), ids.max().item()
+        raise ValueError(f"{what} from {low} to {high} are not all in 0 .. {table.num_embeddings - 1}") from None
+
+
 def drop_path_rates(rate: float, depths: tuple[int, ...]) -> list[list[float]]:
     """Rates rising linearly from 0 to `rate` over all blocks, one list per stage."""
     rates = iter(torch.linspace(0, rate, sum(depths), device="cpu").tolist())  # also where sizes are counted on "meta"

@@ -168,5 +168,9 @@ class FrozenBatchNorm2d(nn.Module):
         self.running_mean: Tensor
         self.running_var: Tensor
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        state_dict.pop(prefix + "num_batches_tracked", None)  # BatchNorm's count of steps, which a fixed norm lacks
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def forward(self, x: Tensor) -> Tensor:
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)

@@ -1,8 +1,12 @@
 """Where a token stands: absolute sinusoids, rotations, learned relative biases, and tables for other grid sizes."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .derived import Derived
 
 
 def sinusoids(length: int, dim: int, base: float = 10000.0) -> Tensor:
@@ -72,13 +76,13 @@ class Rotary(nn.Module):
         return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)
 
 
-class RelativeBias(nn.Module):
+class RelativeBias(Derived):
     """One learned number per head and offset (dy, dx) between two tokens of an h x w grid. Returns (heads, N, N)."""
 
     def __init__(self, heads: int, h: int, w: int) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.zeros((2 * h - 1) * (2 * w - 1), heads))
-        self.register_buffer("index", offset_index(h, w), persistent=False)
+        self.derive("index", partial(offset_index, h, w))
         self.index: Tensor
 
     def forward(self) -> Tensor:

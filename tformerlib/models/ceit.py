@@ -108,7 +108,7 @@ class CeiT(nn.Module):
         if image.shape[-2:] != (self.image, self.image):
             raise ValueError(f"the images are {tuple(image.shape[-2:])}, the positions for image={self.image}")
         x = self.patches(image).flatten(1, 2)
-        x = self.dropout(torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.positions)
+        x = self.dropout(torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1) + self.positions)
         states = []
         for block in self.blocks:
             x = block(x)

@@ -82,13 +82,14 @@ class CMT(nn.Module):
             layers += [nn.Conv2d(channels, stem, 3, stride, 1), nn.GELU(), nn.BatchNorm2d(stem)]
             channels = stem
         self.stem, self.embed, self.stages = nn.Sequential(*layers), nn.ModuleList(), nn.ModuleList()
-        self.positions = nn.ParameterList()
+        self.positions, self.grids = nn.ParameterList(), list[tuple[int, int]]()
         branch, side = partial(PreNorm, norm=partial(nn.LayerNorm, eps=1e-6)), image // 2
         for dim, rates, h, r in zip(dims, drop_path_rates(drop_path, depths), heads, reductions, strict=True):
             side //= 2
             if side % r or not side:
                 raise ValueError(f"image={image}: a stage of {side} x {side} tokens cannot be reduced by {r}")
             self.embed.append(PatchEmbed(dim, 2, channels=channels))
+            self.grids.append((side, side))
             self.positions.append(torch.randn(h, side**2, (side // r) ** 2))
             self.stages.append(nn.ModuleList(
                 Block(perception(dim), branch(dim, LightAttention(dim, h, r), drop_path=rate),
@@ -102,10 +103,10 @@ class CMT(nn.Module):
     def features(self, image: Tensor) -> list[Tensor]:
         """Maps (B, H/4, W/4, C), (B, H/8, W/8, C), ... of all stages: what detectors and segmenters take."""
         maps, x = [], self.stem(image)
-        for embed, blocks, positions in zip(self.embed, self.stages, self.positions, strict=True):
+        for embed, blocks, positions, grid in zip(self.embed, self.stages, self.positions, self.grids, strict=True):
             x = embed(x)
-            if x.shape[1] * x.shape[2] != positions.shape[1]:
-                raise ValueError(f"{tuple(x.shape[1:3])} tokens, {positions.shape[1]} positions: create with image=")
+            if x.shape[1:3] != grid:
+                raise ValueError(f"{tuple(x.shape[1:3])} tokens, but positions for {grid}: create it with image=")
             for block in blocks.children():
                 x = block(x, positions)
             maps.append(x)

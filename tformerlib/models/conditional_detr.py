@@ -46,7 +46,7 @@ class ConditionalDETR(nn.Module):
     def forward(self, images: Tensor, mask: Tensor | None = None) -> Predictions:
         """Images (B, 3, H, W) and mask (B, H, W), False at padding, to the predictions of each layer."""
         memory, place, seen = self.encoder(images, mask)
-        query = self.queries.expand(len(images), -1, -1)
+        query = self.queries.expand(images.shape[0], -1, -1)
         point = self.point(query)  # where each query looks, (x, y) before the sigmoid
         where = sine_of(point.sigmoid(), query.shape[-1] // 2)
         x, states = torch.zeros_like(query), []

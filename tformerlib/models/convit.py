@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from ..attention import attention, attention_weights
 from ..layers.blocks import MLP, Attention, Block, drop_path_rates, init_truncated_normal
+from ..layers.derived import Derived
 from ..layers.maps import PatchEmbed
 from ..registry import register
 
 
-class GatedAttention(nn.Module):
+class GatedAttention(Derived):
     """Gated positional self-attention, GPSA: a mixture of two softmaxes, of content and of place (sec. 3).
 
     In each head the weights are (1 - sigmoid(gate)) softmax(q k / sqrt(D)) + sigmoid(gate) softmax(place), where place
@@ -37,7 +38,7 @@ class GatedAttention(nn.Module):
         self.qk, self.v = nn.Linear(dim, 2 * dim, bias=False), nn.Linear(dim, dim, bias=False)
         self.out, self.gate = nn.Linear(dim, dim), nn.Parameter(torch.ones(heads))
         self.place = nn.Linear(3, heads)  # its bias does nothing: a softmax does not see it
-        self.register_buffer("offsets", offsets(*grid), persistent=False)
+        self.derive("offsets", partial(offsets, *grid))
         self.offsets: Tensor
 
     def start_as_convolution(self) -> None:
@@ -58,14 +59,16 @@ class GatedAttention(nn.Module):
     def weights(self, x: Tensor) -> Tensor:
         """(B, heads, N, N) weights for tokens (B, N, C), for figures; `record_attention` hears of the content alone."""
         q, k = self.qk(x).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return torch.lerp(attention_weights(q, k), self.positional(), self.gate.sigmoid()[:, None, None])
+        content = attention_weights(q, k)
+        return torch.lerp(content, self.positional().to(content), self.gate.sigmoid()[:, None, None].to(content))
 
     def forward(self, x: Tensor) -> Tensor:
         q, k = self.qk(x).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         v = self.v(x).unflatten(-1, (self.heads, -1))
         content = attention(q, k, v.transpose(1, 2)).transpose(1, 2)
         where = torch.einsum("hnm,bmhd->bnhd", self.positional(), v)
-        return self.out(torch.lerp(content, where, self.gate.sigmoid()[:, None]).flatten(2))
+        gate = self.gate.sigmoid()[:, None].to(content)  # autocast leaves it in float32
+        return self.out(torch.lerp(content, where.to(content), gate).flatten(2))
 
 
 def offsets(h: int, w: int) -> Tensor:
@@ -119,7 +122,7 @@ class ConViT(nn.Module):
         x = x.flatten(1, 2) + self.positions
         for i, block in enumerate(self.blocks):
             if i == self.gated:
-                x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1)
+                x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1)
             x = block(x)
         return self.norm(x)
 

@@ -98,7 +98,7 @@ class CvT(nn.Module):
                 x = x + self.positions
             x = x.flatten(1, 2)
             if s == len(self.stages) - 1:
-                x, first = torch.cat([self.cls.expand(len(x), -1, -1), x], 1), 1
+                x, first = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1), 1
             for block in blocks.children():
                 x = block(x, size=size)
             maps.append(x[:, first:].unflatten(1, size))

@@ -96,7 +96,7 @@ class ConvAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         image = x.movedim(-1, 1)
         q, k, v = (conv(image).flatten(2).unflatten(1, (self.heads, -1)).mT for conv in (self.q, self.k, self.v))
-        mixed = linear_attention(q, k, v).mT.flatten(1, 2).view(len(x), -1, *x.shape[1:3])
+        mixed = linear_attention(q, k, v).mT.flatten(1, 2).view(x.shape[0], -1, *x.shape[1:3])
         return self.out(mixed).movedim(1, -1)
 
 

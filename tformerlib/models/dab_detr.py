@@ -44,7 +44,7 @@ class DABDETR(nn.Module):
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> Predictions:
         """Images (B, 3, H, W) and mask (B, H, W), False at padding, to the predictions of each layer."""
-        anchors = self.anchors.expand(len(images), -1, -1)
+        anchors = self.anchors.expand(images.shape[0], -1, -1)
         content = anchors.new_zeros(*anchors.shape[:2], self.encoder.dim)
         return self.decode(self.encoder(images, mask), content, anchors)
 

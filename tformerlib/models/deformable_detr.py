@@ -57,7 +57,7 @@ class DeformableDETR(nn.Module):
     def forward(self, images: Tensor, mask: Tensor | None = None) -> Predictions:
         """Images (B, 3, H, W) and mask (B, H, W), False at padding, to the predictions of each layer."""
         pyramid = self.encoder(images, mask)
-        x, query = (each.expand(len(images), -1, -1) for each in (self.contents, self.queries))
+        x, query = (each.expand(images.shape[0], -1, -1) for each in (self.contents, self.queries))
         at, logits, boxes = self.point(query), [], []
         for i, layer in enumerate(self.decoder):
             ratios = pyramid.ratios.repeat(1, 1, at.shape[-1] // 2)

@@ -59,7 +59,7 @@ class DETR(nn.Module):
         Boxes are shares of each image's own sides, without its padding.
         """
         memory, place, seen = self.encoder(images, mask)
-        query = self.queries.expand(len(images), -1, -1)
+        query = self.queries.expand(images.shape[0], -1, -1)
         x, keys, states = torch.zeros_like(query), memory + place, []
         for layer in self.decoder:
             x = layer(x, query, keys, memory, seen)

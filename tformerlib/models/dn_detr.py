@@ -35,12 +35,12 @@ class DNDETR(DABDETR):
 
     def forward(self, images: Tensor, mask: Tensor | None = None, noised: Noised | None = None) -> Predictions:
         """Images (B, 3, H, W) and mask (B, H, W), False at padding, to predictions of N queries and all noised."""
-        unknown = torch.full((len(images), len(self.anchors)), self.labels.num_embeddings - 1, device=images.device)
-        anchors, apart = self.anchors.expand(len(images), -1, -1), None
+        unknown = torch.full((images.shape[0], len(self.anchors)), self.labels.num_embeddings - 1, device=images.device)
+        anchors, apart = self.anchors.expand(images.shape[0], -1, -1), None
         content = self.content(unknown, 0.0)
         if noised is not None:
-            if len(noised.labels) != len(images):
-                raise ValueError(f"noised objects of {len(noised.labels)} images for {len(images)} images")
+            if len(noised.labels) != images.shape[0]:
+                raise ValueError(f"noised objects of {len(noised.labels)} images for {images.shape[0]} images")
             anchors = torch.cat([anchors, noised.boxes.to(anchors).logit(1e-3)], 1)
             content = torch.cat([content, self.content(noised.labels, 1.0)], 1)
             apart = noised.apart(unknown.shape[1])

@@ -48,7 +48,7 @@ class Tokens(nn.Module):
         if image.shape[-2:] != (self.image, self.image):
             raise ValueError(f"the crops are {tuple(image.shape[-2:])}, the positions for image={self.image}")
         x = self.patches(self.trunk(image)).flatten(1, 2)
-        return self.dropout(torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.positions)
+        return self.dropout(torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1) + self.positions)
 
 
 def encoder(dim: int, depth: int, hidden: int, dropout: float, mlp_dropout: float) -> nn.Sequential:

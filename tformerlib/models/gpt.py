@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers.blocks import MLP, Attention, Block, KVCache, PostNorm
+from ..layers.blocks import MLP, Attention, Block, KVCache, PostNorm, look_up
 from ..registry import register
 
 
@@ -66,7 +66,7 @@ class GPT(nn.Module):
             raise ValueError(f"{start + ids.shape[1]} tokens do not fit the model's context={self.context}")
         if positions is None:
             positions = torch.arange(start, start + ids.shape[1], device=ids.device)
-        x = F.dropout(self.tokens(ids) + self.positions(positions), self.dropout, self.training)
+        x = F.dropout(look_up(self.tokens, ids) + self.positions(positions), self.dropout, self.training)
         for i, block in enumerate(self.blocks):
             x = block(x, mask=mask, cache=caches[i] if caches else None)
         return x

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attention import attention as softmax_attention
-from ..layers.blocks import MLP, Attention, Block, KVCache, PreNorm
+from ..layers.blocks import MLP, Attention, Block, KVCache, PreNorm, look_up
 from ..registry import register
 
 
@@ -87,7 +87,7 @@ class GPT2(nn.Module):
             raise ValueError(f"{start + ids.shape[1]} tokens do not fit the model's context={self.context}")
         if positions is None:
             positions = torch.arange(start, start + ids.shape[1], device=ids.device)
-        x = F.dropout(self.tokens(ids) + self.positions(positions), self.dropout, self.training)
+        x = F.dropout(look_up(self.tokens, ids) + self.positions(positions), self.dropout, self.training)
         for i, block in enumerate(self.blocks):
             x = block(x, mask=mask, cache=caches[i] if caches else None)
         return self.norm(x)

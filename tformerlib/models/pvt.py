@@ -35,20 +35,20 @@ class ReducedAttention(nn.Module):
 class Stage(nn.Module):
     """Patches, positions and blocks at one resolution; the last stage of a classifier has a class token too."""
 
-    def __init__(self, embed: PatchEmbed, tokens: int, dim: int, blocks: list[Block], has_class: bool) -> None:
+    def __init__(self, embed: PatchEmbed, side: int, dim: int, blocks: list[Block], has_class: bool) -> None:
         super().__init__()
-        self.embed, self.blocks = embed, nn.ModuleList(blocks)
+        self.embed, self.blocks, self.grid = embed, nn.ModuleList(blocks), (side, side)
         self.cls = nn.Parameter(torch.zeros(1, 1, dim)) if has_class else None
-        self.positions = nn.Parameter(torch.zeros(has_class + tokens, dim))
+        self.positions = nn.Parameter(torch.zeros(has_class + side**2, dim))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Image or map (B, C, H, W) to a map (B, H, W, C) and, of the first token, a vector (B, C)."""
         x = self.embed(x)
+        if x.shape[1:3] != self.grid:
+            raise ValueError(f"{tuple(x.shape[1:3])} tokens, but positions for {self.grid}: create it with image=")
         size, x, first = x.shape[1:3], x.flatten(1, 2), 0
         if self.cls is not None:
-            x, first = torch.cat([self.cls.expand(len(x), -1, -1), x], 1), 1
-        if x.shape[1] != len(self.positions):
-            raise ValueError(f"{x.shape[1]} tokens, but {len(self.positions)} positions: give create_model this image=")
+            x, first = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1), 1
         x = x + self.positions
         for block in self.blocks:
             x = block(x, size=size)
@@ -88,7 +88,7 @@ class PVT(nn.Module):
                       norm=norm, drop_path=rate) for rate in rates
             ]  # fmt: skip
             side //= step
-            self.stages.append(Stage(PatchEmbed(dim, step, channels=before), side**2, dim, blocks, has_class=last))
+            self.stages.append(Stage(PatchEmbed(dim, step, channels=before), side, dim, blocks, has_class=last))
             before = dim
         self.norm, self.head = norm(dims[-1]), nn.Linear(dims[-1], classes)
         self.apply(init)

@@ -100,7 +100,7 @@ class GroupedAttention(nn.Module):
     def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
         slices = cut(x, self.groups)
         q, k, v = (
-            join(layer(slices), len(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            join(layer(slices), x.shape[0]).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer in (self.q, self.k, self.v)
         )
         y = attention(q, k, v, mask=mask, dropout=self.dropout if self.training else 0.0)
@@ -116,7 +116,7 @@ class GroupedMLP(nn.Module):
         self.layers = nn.Sequential(Grouped(dim, hidden, groups), nn.GELU(), Grouped(hidden, dim, groups))
 
     def forward(self, x: Tensor) -> Tensor:
-        return join(self.layers(cut(x, self.groups)), len(x))
+        return join(self.layers(cut(x, self.groups)), x.shape[0])
 
 
 @register

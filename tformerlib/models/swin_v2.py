@@ -6,6 +6,7 @@ The two largest models of the paper, H and G, were published neither as weights 
 
 import math
 import re
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers.blocks import MLP, Block, ResPostNorm
+from ..layers.derived import Derived
 from ..layers.positions import by_offset, offset_index
 from ..registry import register_all
 from .swin import BASE, LARGE, SMALL, Swin, attend_in_windows, neighborhoods
@@ -43,7 +45,7 @@ class CosineAttention(nn.Module):
         return self.out(attend_in_windows(qkv * factor[..., None], self.bias(), self.window, self.shift, scale=1.0))
 
 
-class ContinuousBias(nn.Module):
+class ContinuousBias(Derived):
     """A bias for each head as a small network's answer to an offset, so that it extends to other windows (eq. 3, 4).
 
     Offsets are measured in the window that the network was trained with, `pretrained`, and spaced logarithmically: a
@@ -53,15 +55,20 @@ class ContinuousBias(nn.Module):
     def __init__(self, heads: int, window: int, pretrained: int | None = None) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(2, 512), nn.ReLU(), nn.Linear(512, heads, bias=False))
-        offset = 8 * torch.arange(1 - window, window) / max((pretrained or window) - 1, 1)
-        offset = offset.sign() * (offset.abs() + 1).log2() / 3  # 8 becomes log2(9) / 3
-        self.register_buffer("offsets", torch.cartesian_prod(offset, offset), persistent=False)
-        self.register_buffer("index", offset_index(window, window), persistent=False)
+        self.derive("offsets", partial(logarithmic_offsets, window, pretrained or window))
+        self.derive("index", partial(offset_index, window, window))
         self.offsets: Tensor
         self.index: Tensor
 
     def forward(self) -> Tensor:
         return by_offset(16 * self.mlp(self.offsets).sigmoid(), self.index)
+
+
+def logarithmic_offsets(window: int, pretrained: int) -> Tensor:
+    """((2 window - 1)^2, 2): all offsets in windows of a side, in units in which a `pretrained` one spans -1 .. 1."""
+    offset = 8 * torch.arange(1 - window, window) / max(pretrained - 1, 1)
+    offset = offset.sign() * (offset.abs() + 1).log2() / 3  # 8 becomes log2(9) / 3
+    return torch.cartesian_prod(offset, offset)
 
 
 class PatchMerging(nn.Module):

@@ -8,12 +8,14 @@ model; from version 2 on `transformer_base` is pre-norm, and drops attention wei
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers.blocks import MLP, Attention, Block, Branch, KVCache, PostNorm
+from ..layers.blocks import MLP, Attention, Block, Branch, KVCache, PostNorm, look_up
+from ..layers.derived import Derived
 from ..layers.positions import sinusoids
 from ..registry import register
 
@@ -106,23 +108,24 @@ class Transformer(nn.Module):
         return Decoding(self, source, capacity)
 
 
-class Embedding(nn.Module):
+class Embedding(Derived):
     """Token embeddings times sqrt(C), plus positions (sec. 3.4, 3.5): ids (B, N) to (B, N, C)."""
 
     def __init__(self, vocab: int, dim: int, context: int, positions: Positions | None, dropout: float) -> None:
         super().__init__()
         self.tokens, self.context, self.dropout = nn.Embedding(vocab, dim), context, dropout
         table = positions(context, dim) if positions else None
-        if isinstance(table, nn.Parameter):
-            self.positions: Tensor | None = table
+        self.positions: Tensor | None
+        if positions is None or isinstance(table, nn.Parameter):
+            self.positions = table
         else:
-            self.register_buffer("positions", table, persistent=False)
+            self.derive("positions", partial(positions, context, dim))
 
     def forward(self, ids: Tensor, start: int = 0) -> Tensor:
         end = start + ids.shape[1]
         if end > self.context:
             raise ValueError(f"{end} tokens do not fit the model's context={self.context}")
-        x = self.tokens(ids) * self.tokens.embedding_dim**0.5
+        x = look_up(self.tokens, ids) * self.tokens.embedding_dim**0.5
         return F.dropout(x if self.positions is None else x + self.positions[start:end], self.dropout, self.training)
 
 

@@ -64,7 +64,7 @@ class ViT(nn.Module):
         if image.shape[-2:] != self.image:
             raise ValueError(f"the images are {tuple(image.shape[-2:])}, the positions for image={self.image}")
         x = self.patches(image if self.stem is None else self.stem(image)).flatten(1, 2)
-        return self.dropout(torch.cat([self.prefix.expand(len(x), -1, -1), x], 1) + self.positions)
+        return self.dropout(torch.cat([self.prefix.expand(x.shape[0], -1, -1), x], 1) + self.positions)
 
     def tokens(self, image: Tensor) -> Tensor:
         """Images (B, 3, height, width) to the encoded tokens (B, N, C), those of the prefix first."""

@@ -7,12 +7,14 @@ Shape letters: B batch, N tokens, C width (`dim`).
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..layers.blocks import MLP, Attention, DropPath, PreNorm, drop_path_rates, init_truncated_normal
+from ..layers.derived import Derived
 from ..layers.maps import PatchEmbed
 from ..registry import register
 
@@ -58,7 +60,7 @@ class SeqPool(nn.Module):
         return (self.weights(x)[:, None] @ x).squeeze(1)
 
 
-class Compact(nn.Module):
+class Compact(Derived):
     """What ViT-Lite, CVT and CCT share: tokens, blocks, and one vector for the classifier.
 
     Args:
@@ -76,11 +78,13 @@ class Compact(nn.Module):
         self.tokens, self.grid, self.dropout = tokens, grid, nn.Dropout(dropout)
         self.pool = SeqPool(dim) if pool else None
         self.cls = None if pool else nn.Parameter(torch.zeros(1, 1, dim))
-        where = positions(grid[0] * grid[1] + (not pool), dim) if positions else None
-        if isinstance(where, nn.Parameter) or where is None:
+        count = grid[0] * grid[1] + (not pool)
+        where = positions(count, dim) if positions else None
+        self.positions: Tensor | None
+        if positions is None or isinstance(where, nn.Parameter):
             self.positions = where
         else:
-            self.register_buffer("positions", where, persistent=False)
+            self.derive("positions", partial(positions, count, dim))
         self.blocks = nn.Sequential(*[
             CompactBlock(dim, heads, mlp, dropout=dropout, attention=attention_dropout, drop_path=rate)
             for rate in drop_path_rates(drop_path, (depth,))[0]
@@ -95,7 +99,7 @@ class Compact(nn.Module):
             raise ValueError(f"a grid of {tuple(x.shape[1:3])} tokens, but the model is for image= of {self.grid}")
         x = x.flatten(1, 2)
         if self.cls is not None:
-            x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1)
+            x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1)
         x = x if self.positions is None else x + self.positions
         return self.norm(self.blocks(self.dropout(x)))
 

@@ -2,6 +2,7 @@
 
 import re
 
+import torch
 from torch import Tensor
 
 from ..models.gpt import GPT
@@ -22,9 +23,15 @@ def transpose_conv1d(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def tie(state: dict[str, Tensor], embedding: str) -> dict[str, Tensor]:
-    """Adds the output layer's weights where a file holds them once, as the embeddings."""
+    """Adds the output layer's weights where a file holds them once, as the embeddings.
+
+    Raises:
+        ValueError: an output layer of its own, which ours has not.
+    """
     tokens = next((x for key, x in state.items() if key.removeprefix("transformer.") == embedding), None)
-    return state if tokens is None else {"lm_head.weight": tokens} | state
+    if tokens is not None and not torch.equal(tokens, state.setdefault("lm_head.weight", tokens)):
+        raise ValueError("the published embeddings and output differ; ours share one table")
+    return state
 
 
 START = r"(?:transformer\.)?"  # the files of the hub have no prefix, the model with its output layer has

@@ -51,6 +51,9 @@ def from_marian(model: Transformer, state: dict[str, Tensor]) -> tuple[dict[str,
     if shared is not None:  # safetensors hold tied weights once
         tied = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")
         state = dict.fromkeys(tied, shared) | state
+    words = [state[key] for key in ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")]
+    if not all(torch.equal(each, state["lm_head.weight"]) for each in words):
+        raise ValueError("the published embeddings and output differ; ours share one table")
     order = torch.arange(model.output.in_features).view(2, -1).T.flatten()
     for key, tensor in state.items():
         if re.fullmatch(r".*(embed_\w+|lm_head|[qkv]_proj|fc1)\.weight", key):

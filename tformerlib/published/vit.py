@@ -1,5 +1,7 @@
 """Weights that other implementations of ViT hold. Positions for another image size are resampled."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -68,8 +70,12 @@ def _tokens(model: ViT, state: dict[str, Tensor], label: str, teacher: str, posi
     """The class token, and the distillation token if there is one, as `prefix`; positions for the model's grid."""
     state["prefix"] = torch.cat([state.pop(name) for name in (label, teacher) if name in state], 1)
     count, table = state["prefix"].shape[1], state.pop(positions)
-    side = round((table.shape[1] - count) ** 0.5)
-    old = model.grid if table.shape[1] == model.positions.shape[1] else (side, side)
+    patches = table.shape[1] - count
+    old = (math.isqrt(patches),) * 2  # a table does not know its sides; published ones are squares
+    if old[0] ** 2 != patches:
+        old = model.grid
+        if patches != old[0] * old[1]:
+            raise ValueError(f"{positions} has {patches} patches, neither a square nor the model's grid {old}")
     grid = resize_grid(table[0, count:], old, model.grid)
     state["positions"] = torch.cat([table[:, :count], grid[None]], 1)
     return state

@@ -134,7 +134,9 @@ def fit(
                 average.load_state_dict(content["ema"])
             randomness.set_state(content["random"][rank], device)
             history = History(**content["history"])
-        done, unread, names = len(history.steps), [], []
+        done = len(history.steps)
+        unread: list[Tensor] = []
+        names: list[str] = []
         clock = Clock(history.seconds[-1], history.cpu_seconds[-1]) if done else Clock()
         hidden = rank > 0 or not progress or not watched()
         bar = tqdm(range(done + 1, steps + 1), label, initial=done, total=steps, disable=hidden)
