@@ -345,5 +345,5 @@ def test_bad_input_is_refused_by_name(make: Any, message: str):
 
 
 def test_an_unknown_option_is_named():
-    with pytest.raises(TypeError, match="convmixer_768_32 takes no width; it takes dim"):
+    with pytest.raises(TypeError, match=r"convmixer_768_32 takes no width \(did you mean depth\?\); it takes dim"):
         tf.create_model("convmixer_768_32", width=7)

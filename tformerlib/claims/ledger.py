@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..extras import needs
 from ..run.profiles import PROFILES
 from .rule import FIRST_SEED, LAST_SEED, LOOKS, WORDS, Condition, Conditions, Judgment, LedgerError, Summary, judge
 
@@ -121,7 +122,8 @@ def load_ledger(folder: Path | None = None) -> dict[str, Claim]:
     Raises:
         LedgerError: a row with other fields, or two rows of one id.
     """
-    import yaml
+    with needs("show"):
+        import yaml
 
     folder = folder or _folder("claims")
     ledger: dict[str, Claim] = {}

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..extras import needs
+
 LOOKS = (5, 10, 20)
 LEVEL = 1 - 0.05 / len(LOOKS)
 FIRST_SEED, LAST_SEED = 10, 29  # seed 0 is the page's, seeds from 100 on are pilots'
@@ -34,7 +36,8 @@ class LedgerError(ValueError):
 @functools.cache
 def quantile(degrees: int, level: float = LEVEL) -> float:
     """Student's t: the two-sided quantile of a level."""
-    from scipy.stats import t
+    with needs("show"):
+        from scipy.stats import t
 
     return float(t.ppf(0.5 + level / 2, degrees))
 

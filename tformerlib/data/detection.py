@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..detection.boxes import Target
+from ..extras import needs
 from .hub import load
 from .images import _bytes
 
@@ -79,7 +80,8 @@ def scenes(
 
 @cache
 def _photograph(name: str) -> Tensor:
-    import skimage.data
+    with needs("data"):
+        import skimage.data
 
     return torch.from_numpy(getattr(skimage.data, name)()[..., :3].copy()).permute(2, 0, 1).float() / 255
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..extras import needs
 from ..run.records import emit
 
 if TYPE_CHECKING:
@@ -120,7 +121,9 @@ def _reachable(address: str) -> bool:
 def _read(path: Path, expected: dict[str, Any], columns: dict[str, str]) -> "Dataset":
     """The file as a Dataset with the columns' types. Raises DataError with the reason if it is not the expected one."""
     import pyarrow.parquet
-    from datasets import Audio, Dataset, DatasetInfo, Features, Image, List, Value
+
+    with needs("data"):
+        from datasets import Audio, Dataset, DatasetInfo, Features, Image, List, Value
 
     kinds = {
         "image": Image(),

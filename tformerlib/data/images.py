@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..extras import needs
 from .hub import load
 
 Images = tuple[Tensor, Tensor]
@@ -39,7 +40,8 @@ def digits(
     Raises:
         ValueError: an unknown split, more digits than there are, or a digit that does not fit its canvas.
     """
-    from sklearn.datasets import load_digits
+    with needs("data"):
+        from sklearn.datasets import load_digits
 
     if split not in ("train", "test"):
         raise ValueError(f"split={split!r} is neither 'train' nor 'test'")

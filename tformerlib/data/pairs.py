@@ -9,6 +9,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from itertools import pairwise
 
+from ..extras import needs
 from ..run.records import emit
 
 Pair = tuple[str, str]
@@ -59,7 +60,8 @@ def _spread(limit: int, count: int, draw: random.Random) -> list[int]:
 
 @lru_cache(maxsize=200_000)
 def _words(number: int, language: str) -> str:
-    from num2words import num2words
+    with needs("data"):
+        from num2words import num2words
 
     words = num2words(number, lang=language).replace(",", " ").replace("-", " ").split()
     return " ".join(word for word in words if (language, word) != ("en", "and"))
@@ -79,7 +81,8 @@ def locale_dates(
 
     Raises ValueError for an unknown locale or format, and for a count that is larger than the number of sources.
     """
-    from babel.dates import format_date
+    with needs("data"):
+        from babel.dates import format_date
 
     locales = LOCALES if source == "mixed" else (source,)
     choices = FORMATS[:3] if source == "mixed" else FORMATS

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..extras import needs
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -26,7 +28,8 @@ def byte_bpe(texts: Iterable[str], vocab: int, *, special: Sequence[str] = (END,
     Raises:
         ValueError: a vocabulary that is too small for the bytes, or special tokens that repeat.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    with needs("data"):
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     if vocab < 256 + len(special):
         raise ValueError(f"vocab={vocab} has no room for 256 bytes and {len(special)} special tokens")
@@ -55,7 +58,8 @@ def word_piece(
     Raises:
         ValueError: a vocabulary that is too small for the texts' characters, special tokens without [UNK].
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    with needs("data"):
+        from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     if UNKNOWN not in special:
         raise ValueError(f"special={tuple(special)} lacks {UNKNOWN}, which stands for words that can't be written")

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..extras import needs
 from .boxes import Target, generalized_iou, to_corners
 
 
@@ -120,7 +121,8 @@ def assign(costs: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         FloatingPointError: a cost that is not finite: the model's outputs are not.
     """
-    from scipy.optimize import linear_sum_assignment  # here, as models are imported without it
+    with needs("train"):
+        from scipy.optimize import linear_sum_assignment  # here, as models are imported without it
 
     if not costs.isfinite().all():
         raise FloatingPointError("a matching cost is NaN or infinite: the model's logits or boxes are")

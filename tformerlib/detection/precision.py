@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..extras import needs
 from .boxes import Target, iou, to_centers
 from .loss import Detections
 
@@ -48,8 +49,9 @@ def average_precision(
     Raises:
         ValueError: not one of `found` for each of `truth`, no object at all, or a box that is not finite.
     """
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
+    with needs("data"):
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
 
     if len(found) != len(truth):
         raise ValueError(f"detections of {len(found)} images, objects of {len(truth)}")

@@ -33,23 +33,26 @@ def vit_small_patch32(**overrides: Any) -> ViT:
 
 @register
 def vit_base_patch8(**overrides: Any) -> ViT:
-    """B/8: 86.6 M parameters; released later than the study, trained as it says."""
+    """B/8: 86.6 M parameters; released later than the study (Steiner et al. 2022), trained as it says."""
     return ViT(**BASE | {"patch": 8} | overrides)
 
 
 @register
 def vit_tiny_r_s16_p8(**overrides: Any) -> ViT:
-    """R+Ti/16: 6.3 M parameters. Only the stem of a ResNet, then patches of 8 x 8 of its map: 32 x 32 pixels each."""
+    """R+Ti/16: 6.3 M parameters (Steiner et al. 2022). The stem of a ResNet, then patches of 8 x 8 of its map.
+
+    Each is 32 x 32 pixels wide.
+    """
     return ViT(**TINY | {"patch": 8, "stem": lambda: Stem(())} | overrides)
 
 
 @register
 def vit_small_r26_s32(**overrides: Any) -> ViT:
-    """R26+S/32: 36.4 M parameters. Two bottlenecks in each of four stages."""
+    """R26+S/32: 36.4 M parameters (Steiner et al. 2022). Two bottlenecks in each of four stages."""
     return ViT(**SMALL | {"patch": 1, "stem": lambda: Stem((2, 2, 2, 2))} | overrides)
 
 
 @register
 def vit_large_r50_s32(**overrides: Any) -> ViT:
-    """R50+L/32: 329.0 M parameters. All four stages of a ResNet-50."""
+    """R50+L/32: 329.0 M parameters (Steiner et al. 2022). All four stages of a ResNet-50."""
     return ViT(**LARGE | {"patch": 1, "stem": lambda: Stem((3, 4, 6, 3))} | overrides)

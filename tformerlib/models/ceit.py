@@ -139,5 +139,5 @@ def ceit_small(**overrides: Any) -> CeiT:
 
 @register
 def ceit_base(**overrides: Any) -> CeiT:
-    """CeiT-B: 94.4 M parameters. It is in the official code, not in the paper's tables."""
+    """CeiT-B: 94.4 M parameters. In the code of Yuan et al. (2021), not in the paper's tables."""
     return CeiT(**{"dim": 768, "heads": 12} | overrides)

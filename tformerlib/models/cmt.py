@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..layers.blocks import Attention, PreNorm, drop_path_rates, init_truncated_normal
 from ..layers.convs import AddDepthwise
 from ..layers.maps import ChannelsFirst, PatchEmbed
-from ..registry import register_all
+from ..registry import variant
 
 
 class LightAttention(nn.Module):
@@ -128,12 +128,11 @@ def init(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-SIZES: dict[str, dict[str, Any]] = {  # table 1; at the sides of the images that they were trained with
-    "cmt_ti": {"image": 160, "stem": 16, "dims": (46, 92, 184, 368), "depths": (2, 2, 10, 2), "expansion": 3.6},
-    "cmt_xs": {"image": 192, "stem": 16, "dims": (52, 104, 208, 416), "depths": (3, 3, 12, 3), "expansion": 3.77},
-    "cmt_s": {},
-    "cmt_b": {"image": 256, "stem": 38, "dims": (76, 152, 304, 608), "depths": (4, 4, 20, 4), "dropout": 0.3},
-}
-
-
-register_all(CMT, SIZES, "Guo et al. 2022, table 1, under the official code's names")
+CITED = "parameters (Guo et al. 2022, table 1)."  # at the sides of the images that they were trained with
+TINY: dict[str, Any] = {"image": 160, "stem": 16, "dims": (46, 92, 184, 368), "depths": (2, 2, 10, 2)}
+EXTRA_SMALL: dict[str, Any] = {"image": 192, "stem": 16, "dims": (52, 104, 208, 416), "depths": (3, 3, 12, 3)}
+BASE: dict[str, Any] = {"image": 256, "stem": 38, "dims": (76, 152, 304, 608), "depths": (4, 4, 20, 4)}
+variant("cmt_ti", CMT, f"9.5 M {CITED}", **TINY, expansion=3.6)
+variant("cmt_xs", CMT, f"15.2 M {CITED}", **EXTRA_SMALL, expansion=3.77)
+variant("cmt_s", CMT, "26.3 M parameters; the paper says 25.1 M (Guo et al. 2022, table 1).")
+variant("cmt_b", CMT, f"45.7 M {CITED}", **BASE, dropout=0.3)

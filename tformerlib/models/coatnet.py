@@ -14,7 +14,7 @@ from ..layers.blocks import MLP, DropPath, PreNorm, drop_path_rates
 from ..layers.convs import ConvNorm, MBConv, pooled
 from ..layers.maps import ChannelsFirst
 from ..layers.positions import RelativeBias
-from ..registry import register_all
+from ..registry import variant
 
 
 class Norm(nn.LayerNorm):
@@ -126,14 +126,11 @@ def init(module: nn.Module) -> None:
 
 DEEPER: dict[str, Any] = {"depths": (2, 6, 14, 2)}
 DEEPEST: dict[str, Any] = {"depths": (2, 12, 28, 2), "stem": 192}
-SIZES: dict[str, dict[str, Any]] = {  # of table 3, with parameters
-    "coatnet_0_224": {},  # 25.0 M
-    "coatnet_1_224": DEEPER,  # 42.2 M
-    "coatnet_2_224": DEEPER | {"dims": (128, 256, 512, 1024), "stem": 128},  # 74.7 M
-    "coatnet_3_224": DEEPER | {"dims": (192, 384, 768, 1536), "stem": 192},  # 167.0 M
-    "coatnet_4_224": DEEPEST | {"dims": (192, 384, 768, 1536)},  # 275.4 M
-    "coatnet_5_224": DEEPEST | {"dims": (256, 512, 1280, 2048)},  # 687.5 M
-}
 
-
-register_all(CoAtNet, SIZES, "Dai et al. 2021, table 3, under timm's names")
+CITED = "parameters (Dai et al. 2021, table 3)."
+variant("coatnet_0_224", CoAtNet, f"25.0 M {CITED}")
+variant("coatnet_1_224", CoAtNet, f"42.2 M {CITED}", **DEEPER)
+variant("coatnet_2_224", CoAtNet, f"74.7 M {CITED}", **DEEPER, dims=(128, 256, 512, 1024), stem=128)
+variant("coatnet_3_224", CoAtNet, f"167.0 M {CITED}", **DEEPER, dims=(192, 384, 768, 1536), stem=192)
+variant("coatnet_4_224", CoAtNet, f"275.4 M {CITED}", **DEEPEST, dims=(192, 384, 768, 1536))
+variant("coatnet_5_224", CoAtNet, f"687.5 M {CITED}", **DEEPEST, dims=(256, 512, 1280, 2048))

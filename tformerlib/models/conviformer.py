@@ -8,12 +8,12 @@ the patch projection, which has 64, 128 or 256 channels to read instead of three
 """
 
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from ..registry import register
+from ..registry import Takes, register
 from .convit import ConViT
 
 WIDTHS = (64, 128, 256)
@@ -31,7 +31,10 @@ class Conviformer(nn.Module):
         ValueError: more halvings than widths, or an image that cannot be halved so often.
     """
 
-    def __init__(self, *, image: int = 448, halvings: int = 1, widths: tuple[int, ...] = WIDTHS, **convit: Any) -> None:
+    def __init__(
+        self, *, image: int = 448, halvings: int = 1, widths: tuple[int, ...] = WIDTHS,
+        **convit: Annotated[Any, Takes(ConViT, but=("channels",))],
+    ) -> None:  # fmt: skip
         super().__init__()
         if not 0 <= halvings <= len(widths):
             raise ValueError(f"halvings={halvings}: there are widths={widths} for at most {len(widths)}")

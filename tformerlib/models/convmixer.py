@@ -88,7 +88,7 @@ def convmixer_768_32(**overrides: Any) -> ConvMixer:
 
 @register
 def convmixer_1024_20(**overrides: Any) -> ConvMixer:
-    """24.4 M parameters, 5.9 G multiply-adds, with patches of 14 pixels: the cheapest that was released."""
+    """24.4 M parameters, 5.9 G multiply-adds, patches of 14 pixels: the cheapest (Trockman and Kolter 2023)."""
     return ConvMixer(**{"dim": 1024, "patch": 14} | overrides)
 
 

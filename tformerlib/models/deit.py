@@ -6,11 +6,11 @@ Without distillation DeiT is ViT of the same size, trained by another recipe. Wi
 through all blocks beside the class token; its output has a head of its own, which learns the teacher's labels.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
-from ..registry import register
+from ..registry import Takes, register
 from .augreg import SMALL, TINY
 from .vit import BASE, ViT
 
@@ -22,7 +22,9 @@ class DeiT(ViT):
     outputs, sec. 4; the official code takes the mean of the logits, and so do we.)
     """
 
-    def __init__(self, *, classes: int = 1000, dim: int = 768, **vit: Any) -> None:
+    def __init__(
+        self, *, classes: int = 1000, dim: int = 768, **vit: Annotated[Any, Takes(ViT, but=("prefix",))]
+    ) -> None:
         super().__init__(classes=classes, dim=dim, prefix=2, **vit)
         self.teacher_head = nn.Linear(dim, classes)
         for weight in (self.prefix, self.head.weight, self.teacher_head.weight):

@@ -7,13 +7,13 @@ pays for them. Nothing else differs, so both are ViT with or without a stem.
 """
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 from torch import nn
 
 from ..layers.blocks import MLP, Attention
 from ..layers.convs import ConvNorm
-from ..registry import register
+from ..registry import Takes, register
 from .vit import ViT
 
 
@@ -54,12 +54,13 @@ class EarlyConvViT(ViT):
     """
 
     def __init__(
-        self, *, patch: int = 16, convs: tuple[int, ...] = (), strides: tuple[int, ...] = (2, 2, 2, 2), **vit: Any
-    ) -> None:
+        self, *, patch: int = 16, convs: tuple[int, ...] = (), strides: tuple[int, ...] = (2, 2, 2, 2), dim: int = 192,
+        heads: int = 3, mlp: float = 3.0, **vit: Annotated[Any, Takes(ViT, but=("stem",))],
+    ) -> None:  # fmt: skip
         stem: dict[str, Any] = {"patch": patch}
         if convs:
             stem = {"patch": 1, "stem": lambda: ConvStem(convs, strides, patch)}
-        super().__init__(**{"dim": 192, "heads": 3, "mlp": 3.0} | stem | vit)
+        super().__init__(dim=dim, heads=heads, mlp=mlp, **stem | vit)
         self.apply(init)
 
 

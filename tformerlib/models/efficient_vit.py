@@ -11,14 +11,14 @@ sizes a patch is as large as the map, so that each ViT reads *two* tokens, the c
   a row for each token; loading gives both tokens the row that a batch of one sees, so that such answers are equal.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..layers.blocks import MLP, Attention, PreNorm
 from ..layers.maps import PatchEmbed
-from ..registry import register
+from ..registry import Takes, register
 from .efficientnet import Trunk
 
 HEADS: dict[str, Any] = {"heads": 8, "head_dim": 64, "qkv_bias": False}
@@ -64,7 +64,7 @@ class EfficientViT(nn.Module):
 
     def __init__(
         self, *, image: int = 224, patch: int = 7, classes: int = 1, dim: int = 1024, depth: int = 6,
-        hidden: int = 2048, dropout: float = 0.15, **trunk: Any,
+        hidden: int = 2048, dropout: float = 0.15, **trunk: Annotated[Any, Takes(Trunk)],
     ) -> None:  # fmt: skip
         super().__init__()
         self.tokens = Tokens(dim, image=image, patch=patch, dropout=dropout, **trunk)
@@ -87,7 +87,7 @@ class CrossEfficientViT(nn.Module):
     def __init__(
         self, *, image: int = 224, classes: int = 1, small: tuple[int, int, int] = (192, 7, 2),
         large: tuple[int, int, int] = (384, 56, 3), early: int = 3, rounds: int = 4, cross: int = 2,
-        hidden: int = 2048, dropout: float = 0.15, **trunk: Any,
+        hidden: int = 2048, dropout: float = 0.15, **trunk: Annotated[Any, Takes(Trunk, but=("blocks",))],
     ) -> None:  # fmt: skip
         super().__init__()
         tokens: dict[str, Any] = {"image": image, "dropout": dropout, **trunk}

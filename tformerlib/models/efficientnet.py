@@ -8,14 +8,14 @@ in torch from scratch (timm's `efficientnet_b0`) has conv=nn.Conv2d, norm=nn.Bat
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers.blocks import DropPath
 from ..layers.convs import ConvNorm, SqueezeExcite, pad_same
-from ..registry import register
+from ..registry import Takes, register
 
 # of each stage: expansion, channels, blocks, kernel, stride of the first block (Tan and Le 2019)
 B0 = ((1, 16, 1, 3, 1), (6, 24, 2, 3, 2), (6, 40, 2, 5, 2), (6, 80, 3, 3, 2), (6, 112, 3, 5, 1), (6, 192, 4, 5, 2),
@@ -96,7 +96,7 @@ class Inverted(nn.Module):
 class EfficientNet(nn.Module):
     """Image classifier. EfficientNet-B0 by default. Arguments as `Trunk` has them, which makes the map."""
 
-    def __init__(self, *, classes: int = 1000, dropout: float = 0.2, **trunk: Any) -> None:
+    def __init__(self, *, classes: int = 1000, dropout: float = 0.2, **trunk: Annotated[Any, Takes(Trunk)]) -> None:
         super().__init__()
         self.trunk = Trunk(**trunk)
         self.dropout, self.head = nn.Dropout(dropout), nn.Linear(self.trunk.channels, classes)

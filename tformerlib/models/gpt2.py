@@ -99,7 +99,10 @@ class GPT2(nn.Module):
 
 @register
 def gpt2(**overrides: Any) -> GPT2:
-    """124.4 M parameters; the paper says 117 M, which the released code's README calls wrong (table 2)."""
+    """124.4 M parameters (Radford et al. 2019, table 2).
+
+    The paper says 117 M, which the released code's README calls wrong.
+    """
     return GPT2(**overrides)
 
 

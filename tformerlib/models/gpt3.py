@@ -4,9 +4,9 @@ The paper says "alternating dense and locally banded sparse attention patterns" 
 bands are nor which layers come first. Ours are 256 tokens in every second layer, as in GPT-Neo.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
-from ..registry import register
+from ..registry import Takes, register
 from .gpt2 import GPT2
 
 
@@ -17,7 +17,10 @@ class GPT3(GPT2):
         window: tokens that a banded layer sees, its own included; None makes all layers dense.
     """
 
-    def __init__(self, *, window: int | None = 256, context: int = 2048, dropout: float = 0.0, **gpt2: Any) -> None:
+    def __init__(
+        self, *, window: int | None = 256, context: int = 2048, dropout: float = 0.0,
+        **gpt2: Annotated[Any, Takes(GPT2, but=("windows",))],
+    ) -> None:  # fmt: skip
         super().__init__(context=context, dropout=dropout, windows=(None, window), **gpt2)
 
 

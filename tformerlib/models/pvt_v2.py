@@ -130,41 +130,44 @@ B5: dict[str, Any] = {"depths": (3, 6, 40, 3), "expansions": (4, 4, 4, 4), "drop
 
 @register
 def pvt_v2_b0(**overrides: Any) -> PVTv2:
-    """3.7 M parameters, 0.6 G multiply-adds."""
+    """3.7 M parameters, 0.6 G multiply-adds (Wang et al. 2022)."""
     return PVTv2(**{"dims": (32, 64, 160, 256)} | overrides)
 
 
 @register
 def pvt_v2_b1(**overrides: Any) -> PVTv2:
-    """14.0 M parameters, 2.1 G multiply-adds."""
+    """14.0 M parameters, 2.1 G multiply-adds (Wang et al. 2022)."""
     return PVTv2(**overrides)
 
 
 @register
 def pvt_v2_b2(**overrides: Any) -> PVTv2:
-    """25.4 M parameters, 4.0 G multiply-adds."""
+    """25.4 M parameters, 4.0 G multiply-adds (Wang et al. 2022)."""
     return PVTv2(**B2 | overrides)
 
 
 @register
 def pvt_v2_b2_li(**overrides: Any) -> PVTv2:
-    """22.6 M parameters, 3.9 G multiply-adds: keys are pooled, so attention is linear in the tokens."""
+    """22.6 M parameters, 3.9 G multiply-adds (Wang et al. 2022): keys are pooled.
+
+    So attention is linear in the tokens.
+    """
     return PVTv2(**B2 | {"linear": True} | overrides)
 
 
 @register
 def pvt_v2_b3(**overrides: Any) -> PVTv2:
-    """45.2 M parameters, 6.9 G multiply-adds."""
+    """45.2 M parameters, 6.9 G multiply-adds (Wang et al. 2022)."""
     return PVTv2(**B3 | overrides)
 
 
 @register
 def pvt_v2_b4(**overrides: Any) -> PVTv2:
-    """62.6 M parameters, 10.1 G multiply-adds."""
+    """62.6 M parameters, 10.1 G multiply-adds (Wang et al. 2022)."""
     return PVTv2(**B4 | overrides)
 
 
 @register
 def pvt_v2_b5(**overrides: Any) -> PVTv2:
-    """82.0 M parameters, 11.7 G multiply-adds."""
+    """82.0 M parameters, 11.7 G multiply-adds (Wang et al. 2022)."""
     return PVTv2(**B5 | overrides)

@@ -4,12 +4,12 @@ The backbone that Vision Transformers are measured against, that teaches DeiT an
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
 from ..layers.convs import ConvNorm, Residual, basic_block, bottleneck
-from ..registry import register
+from ..registry import Takes, register
 
 
 class ResNet(nn.Module):
@@ -26,7 +26,8 @@ class ResNet(nn.Module):
     def __init__(
         self, *, depths: tuple[int, ...] = (3, 4, 6, 3), dims: tuple[int, ...] = (256, 512, 1024, 2048),
         block: Callable[..., Residual] = bottleneck, stem: int = 64, small: bool = False, classes: int = 1000,
-        pool: Callable[[], nn.Module] = lambda: nn.MaxPool2d(3, 2, 1), **conv: Any,
+        pool: Callable[[], nn.Module] = lambda: nn.MaxPool2d(3, 2, 1),
+        **conv: Annotated[Any, Takes(ConvNorm, but=("channels", "out", "kernel", "stride", "groups", "act"))],
     ) -> None:  # fmt: skip
         super().__init__()
         if len(depths) != len(dims):

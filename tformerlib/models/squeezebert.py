@@ -121,5 +121,5 @@ class GroupedMLP(nn.Module):
 
 @register
 def squeezebert(**overrides: Any) -> SqueezeBERT:
-    """51.1 M parameters, 51.7 M with the masked head (Iandola et al. 2020)."""
+    """51.7 M parameters with the masked head, 51.1 M without (Iandola et al. 2020)."""
     return SqueezeBERT(**overrides)

@@ -136,6 +136,7 @@ def swin_base(**overrides: Any) -> Swin:
 
 @register
 def swin_base_384(**overrides: Any) -> Swin:
+    """87.9 M parameters: Swin-B with windows of 12 x 12, for images of 384 pixels (Liu et al. 2021, table 1)."""
     return swin_base(**{"image": 384, "window": 12} | overrides)
 
 
@@ -147,4 +148,5 @@ def swin_large(**overrides: Any) -> Swin:
 
 @register
 def swin_large_384(**overrides: Any) -> Swin:
+    """196.7 M parameters: Swin-L with windows of 12 x 12, for images of 384 pixels (Liu et al. 2021, table 1)."""
     return swin_large(**{"image": 384, "window": 12} | overrides)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..layers.blocks import MLP, Block, ResPostNorm
 from ..layers.derived import Derived
 from ..layers.positions import by_offset, offset_index
-from ..registry import register_all
+from ..registry import variant
 from .swin import BASE, LARGE, SMALL, Swin, attend_in_windows, neighborhoods
 
 
@@ -109,23 +109,19 @@ class SwinV2(Swin):
         return Block(dim, attn, MLP(dim, 4 * dim), residual=ResPostNorm, drop_path=drop_path)
 
 
-W16: dict[str, Any] = {"window": 16}
-W12: dict[str, Any] = {"image": 192, "window": 12}  # trained on ImageNet-22k, and then further with larger windows:
+# 12to16 and 12to24 were trained on ImageNet-22k with windows of 12, and then further with larger ones
 TO16: dict[str, Any] = {"image": 256, "window": 16, "pretrained": (12, 12, 12, 6)}
 TO24: dict[str, Any] = {"image": 384, "window": 24, "pretrained": (12, 12, 12, 6)}
-SIZES: dict[str, dict[str, Any]] = {
-    "swinv2_tiny_window8": {},
-    "swinv2_tiny_window16": W16,
-    "swinv2_small_window8": SMALL,
-    "swinv2_small_window16": SMALL | W16,
-    "swinv2_base_window8": BASE,
-    "swinv2_base_window16": BASE | W16,
-    "swinv2_base_window12": BASE | W12,
-    "swinv2_base_window12to16": BASE | TO16,
-    "swinv2_base_window12to24": BASE | TO24,
-    "swinv2_large_window12": LARGE | W12,
-    "swinv2_large_window12to16": LARGE | TO16,
-    "swinv2_large_window12to24": LARGE | TO24,
-}
-
-register_all(SwinV2, SIZES, "Liu et al. 2022, those with published weights")
+CITED = "parameters (Liu et al. 2022; weights of the official repository)."
+variant("swinv2_tiny_window8", SwinV2, f"28.3 M {CITED}")
+variant("swinv2_tiny_window16", SwinV2, f"28.3 M {CITED}", window=16)
+variant("swinv2_small_window8", SwinV2, f"49.7 M {CITED}", **SMALL)
+variant("swinv2_small_window16", SwinV2, f"49.7 M {CITED}", **SMALL, window=16)
+variant("swinv2_base_window8", SwinV2, f"87.9 M {CITED}", **BASE)
+variant("swinv2_base_window16", SwinV2, f"87.9 M {CITED}", **BASE, window=16)
+variant("swinv2_base_window12", SwinV2, f"87.9 M {CITED}", **BASE, image=192, window=12)
+variant("swinv2_base_window12to16", SwinV2, f"87.9 M {CITED}", **BASE, **TO16)
+variant("swinv2_base_window12to24", SwinV2, f"87.9 M {CITED}", **BASE, **TO24)
+variant("swinv2_large_window12", SwinV2, f"196.7 M {CITED}", **LARGE, image=192, window=12)
+variant("swinv2_large_window12to16", SwinV2, f"196.7 M {CITED}", **LARGE, **TO16)
+variant("swinv2_large_window12to24", SwinV2, f"196.7 M {CITED}", **LARGE, **TO24)

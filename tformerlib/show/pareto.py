@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..extras import needs
 from . import palette
 from .interactive import show_plotly, with_slider
 
@@ -37,7 +38,8 @@ def pareto(rows: Sequence[Mapping[str, Any]], *, alt: str, caption: str = "") ->
 
 def pareto_figure(rows: Sequence[Mapping[str, Any]]) -> "go.Figure":
     """The figure that `pareto` shows."""
-    import plotly.graph_objects as go
+    with needs("show"):
+        import plotly.graph_objects as go
 
     if not rows:
         raise ValueError("pareto needs at least one row")

@@ -6,6 +6,8 @@ import io
 import re
 from typing import TYPE_CHECKING, Any
 
+from ..extras import needs
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -17,7 +19,8 @@ NUMBERS = re.compile(r'(?<= )(?:d|x|y|x1|y1|x2|y2|cx|cy|width|height|points|tran
 
 def to_svg(fig: "Figure", alt: str) -> str:
     """An `<svg role="img">` that scales with its box and draws everything black in the reader's text colour."""
-    import matplotlib
+    with needs("show"):
+        import matplotlib
 
     buffer = io.StringIO()
     with matplotlib.rc_context(RENDER):

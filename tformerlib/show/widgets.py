@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from numpy.typing import ArrayLike
 
+from ..extras import needs
 from ..run.records import in_kernel
 from .charts import heatmap
 
@@ -26,7 +27,8 @@ def attention_widget(
     """A drop-down over labelled attention maps, redrawn by the kernel; shows nothing when there is nobody to use it."""
     if not in_live_kernel():
         return
-    import ipywidgets
+    with needs("show"):
+        import ipywidgets
 
     choice = ipywidgets.Dropdown(options=list(matrices), description=label)
     ipywidgets.interact(
@@ -44,7 +46,8 @@ def writing_widget(write: Callable[[str, float], str], *, text: str) -> None:
     """
     if not in_live_kernel():
         return
-    import ipywidgets
+    with needs("show"):
+        import ipywidgets
 
     def shown(text: str, temperature: float) -> None:
         try:

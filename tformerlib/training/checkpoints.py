@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from ..extras import needs
+
+with needs("train"):
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
 State = dict[str, Tensor]
 # what the readers of zip files, of pickles and of safetensors raise for bytes that make no sense to them

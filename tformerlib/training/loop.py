@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object, send_to_device
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from ..extras import needs
 from . import checkpoints, randomness
 from .averaging import MovingAverage
 from .history import History
 from .order import Examples, chosen, default_collation, fingerprint, pick, size
 from .progress import Clock, watched
 from .schedules import Schedule, constant
+
+with needs("train"):
+    from accelerate import Accelerator
+    from accelerate.utils import gather_object, send_to_device
+    from tqdm.auto import tqdm
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
