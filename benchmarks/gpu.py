@@ -6,13 +6,14 @@
     python -m benchmarks.gpu --list                # what there is and what is done; needs no GPU
 
 Each step leaves what it has as it goes: times in benchmarks/results, checkpoints and executed chapters in build, and
-what chapters measured in data/results. Chapters come in the order of what the ledger lacks most in their profile.
+what chapters measured in data/results. The chapters with the fewest recorded seeds of their profile come first.
 """
 
 import argparse
 import hashlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,8 +24,10 @@ from pathlib import Path
 
 import torch
 
-from book.tools.execute import ENVIRONMENT, Job, last_good
-from book.tools.layout import Book
+from book.tools.execute import ENVIRONMENT, Job
+from book.tools.layout import JUDGING, Book
+from book.tools.results import is_recorded, recorded
+from tformerlib.run.results import in_force, read
 
 from . import attention, attention_cases, steps, timing
 
@@ -46,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after this time")
     parser.add_argument("--profile", choices=("colab", "full"), default="full", help="of the chapters (default full)")
-    parser.add_argument("--seeds", type=int, default=1, help="of each chapter (default 1)")
+    parser.add_argument("--seeds", type=int, default=1, help="of each chapter, from 10 on (default 1)")
     parser.add_argument("--chapters", nargs="*", default=list(BOOK.chapters), help="default: all")
     parser.add_argument("--only", default="", help="steps whose name contains this")
     parser.add_argument("--list", action="store_true", help="only say what is done")
@@ -71,9 +74,8 @@ def measurements() -> list[Step]:
     code = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(timing.KERNELS.rglob("*.py")))).hexdigest()[:16]
     passed = BOOK.build / "gpu" / f"tests-{name}-{code}"
     python = [sys.executable, "-m"]
-    tests = (
-        f"{sys.executable} -m pytest -q -m gpu tests/library/test_gpu.py && mkdir -p {passed.parent} && touch {passed}"
-    )
+    tests = f"{shlex.join([*python, 'pytest', '-q', '-m', 'gpu', 'tests/library/test_gpu.py'])} && "
+    tests += f"mkdir -p {shlex.quote(str(passed.parent))} && touch {shlex.quote(str(passed))}"
     return [
         Step("tests of the kernels", lambda _: ["bash", "-c", tests], passed.exists),
         Step(
@@ -106,22 +108,19 @@ def installed(result: Path, table: Path) -> bool:
 
 
 def chapters(book: Book, names: Sequence[str], profile: str, seeds: int) -> list[Step]:
-    """A step for each chapter and seed; first those whose claims have the fewest results in this profile."""
+    """A step for each chapter and judging seed; first the chapters with the fewest recorded seeds of this profile."""
 
-    def lacking(name: str) -> float:
-        path = book.root / "data" / "results" / f"{name}.json"
-        rows = json.loads(path.read_text()) if path.exists() else []
-        claims = [row["id"] for row in book.ledger if row["chapter"] == name]
-        return sum(row["profile"] == profile for row in rows) / max(1, len(claims))
+    def there(name: str) -> int:
+        return sum(done == profile for done, _ in in_force(read(recorded(book, name))))
 
     def step(name: str, seed: int) -> Step:
         job = Job(book, name, profile, seed)
         line = [sys.executable, "-m", "book.tools.execute", name, "--profile", profile, "--seed", str(seed)]
-        both = f"{' '.join(line)} && {sys.executable} -m book.tools.results {name}"
+        both = f"{shlex.join(line)} && {shlex.join([sys.executable, '-m', 'book.tools.results', name])}"
         title = f"chapter {name}, {profile}, seed {seed}"
-        return Step(title, lambda _: ["bash", "-c", both], lambda: last_good(job) is not None)
+        return Step(title, lambda _: ["bash", "-c", both], lambda: is_recorded(job))
 
-    return [step(name, seed) for seed in range(seeds) for name in sorted(names, key=lacking)]
+    return [step(name, seed) for seed in JUDGING[:seeds] for name in sorted(names, key=there)]
 
 
 def run(plan: Sequence[Step], minutes: float) -> int:

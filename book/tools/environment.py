@@ -1,6 +1,7 @@
 """Makes .venv with the packages that constraints.txt pins; does nothing where that is done already.
 
-Run by whatever `python3` is at hand, so it uses the standard library alone and the syntax of Python 3.8.
+Run by whatever `python3` is at hand, so it uses the standard library alone and the syntax of Python 3.8. (The Makefile
+looks for an interpreter that is one: Python 2 would stop at the first line here.)
 
 torch is the large one. Where pip's own sources offer a build without CUDA, or the machine has an NVIDIA GPU, pip's
 choice is taken. Otherwise the build comes from PyTorch's CPU index; only where that cannot be reached is CUDA
@@ -9,12 +10,16 @@ downloaded to a machine that cannot use it, and the message says so.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import string
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,12 +136,28 @@ def has_nvidia_gpu() -> bool:
 
 def pip(python: Path, *arguments: str) -> None:
     """Installs under the constraints, which hold for build requirements too. On a terminal pip shows its progress."""
-    settings = {name: str(CONSTRAINTS) for name in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT")}
-    settings["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
     quiet = [] if sys.stdout.isatty() else ["--quiet", "--quiet"]
     command = [str(python), "-m", "pip", "install", *quiet, *arguments]
-    if subprocess.run(command, cwd=str(ROOT), env={**os.environ, **settings}).returncode:
-        sys.exit("pip could not install the environment; its message is above. Run the same command to try again.")
+    with constraints() as file:
+        settings = dict.fromkeys(("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"), file)
+        settings["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
+        if subprocess.run(command, cwd=str(ROOT), env={**os.environ, **settings}).returncode:
+            sys.exit("pip could not install the environment; its message is above. Run the same command to try again.")
+
+
+@contextlib.contextmanager
+def constraints() -> Iterator[str]:
+    """The path of constraints.txt as pip takes it from a variable, which it splits at blanks: of a copy if need be.
+
+    pip's builds run in folders of their own, so a relative path would not do.
+    """
+    if not set(string.whitespace) & set(str(CONSTRAINTS)):
+        yield str(CONSTRAINTS)
+        return
+    with tempfile.TemporaryDirectory(prefix="constraints-") as folder:
+        if set(string.whitespace) & set(folder):
+            sys.exit(f"{folder} has a blank in it, which pip cannot take: set TMPDIR to a folder without one.")
+        yield shutil.copy(str(CONSTRAINTS), folder)
 
 
 def say(text: str) -> None:

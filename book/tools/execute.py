@@ -72,7 +72,7 @@ class Job:
     position: str = ""  # "2/5", for the progress line
     force: bool = False
     keep: bool = False  # of a judging seed: a record of earlier code will do
-    record: Path | None = None  # write the run's record there, sealed, and not into data/results
+    record: Path | None = None  # a folder for the run's record, sealed, in place of a line in data/results
 
     @property
     def output(self) -> Path:
@@ -159,7 +159,9 @@ def _for_the_record(job: Job) -> str:
 def last_good(job: Job) -> dict[str, Any] | None:
     """The provenance of a run that would be the same today and whose notebook is still as it was written, or None."""
     provenance = intact(job.output)
-    return provenance if provenance and provenance["key"] == job.key(provenance["imported"]) else None
+    if provenance is None or "imported" not in provenance:  # the latter: of an earlier version of this program
+        return None
+    return provenance if provenance["key"] == job.key(provenance["imported"]) else None
 
 
 def intact(notebook: Path) -> dict[str, Any] | None:
@@ -169,7 +171,7 @@ def intact(notebook: Path) -> dict[str, Any] | None:
         same = _digest(notebook.read_text(encoding="utf-8")) == provenance["output_sha256"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    return provenance if same and "imported" in provenance else None
+    return provenance if same else None
 
 
 def sidecar(notebook: Path) -> Path:
@@ -342,7 +344,7 @@ def _peak_memory() -> int:
 @click.option("--position", default="", help="Where in the book this chapter is, such as 2/5, for the progress line.")
 @click.option("--force", is_flag=True, help="Run even if nothing changed.")
 @click.option("--keep", is_flag=True, help="Of a judging seed: let a record of earlier code do.")
-@click.option("--record", type=click.Path(path_type=Path), help="Write the run's record to this file.")
+@click.option("--record", type=click.Path(path_type=Path), help="Write the run's record into this folder.")
 @click.option("--sweep", type=click.Path(path_type=Path), help="The log of the sweep that this run is part of.")
 def main(
     name: str, profile: str, seed: int, position: str, force: bool, keep: bool, record: Path | None, sweep: Path | None

@@ -21,7 +21,15 @@ from .notebooks import PLACEHOLDER, convert, defaults, tags
 TEMPLATE = "_template"
 LONGEST_CELL = 40  # lines of code
 EXERCISES = 5
-WITHOUT_ALT = {"glue", "table", "parity", "picture", "expect", "writing_widget"}  # of tformerlib.show: no figures
+WITHOUT_ALT = {
+    "quiz",
+    "glue",
+    "table",
+    "parity",
+    "picture",
+    "expect",
+    "writing_widget",
+}  # of tformerlib.show: no figures
 EXERCISE = re.compile(r"^```\{exercise\}\s*(?P<title>.*)\n:label:\s*(?P<label>\S+)$", re.MULTILINE)
 SOLUTION = re.compile(r"^```\{solution-start\}\s*(?P<label>\S+)\n(?P<options>(?::.*\n)*)", re.MULTILINE)
 CITED = re.compile(r"\{cite(?::\w+)?\}`([^`]+)`")

@@ -18,6 +18,7 @@ from .layout import Book, atomic_write
 MIME = "application/vnd.tformerlib.v1+json"  # as tformerlib.run.records has it; importing that would import torch
 PLACEHOLDER = "{repository}"  # in the bootstrap cell; the address itself is in pyproject.toml only
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python", "pygments_lexer": "ipython3"}
 
 
 def convert(chapter: Path, repository: str) -> NotebookNode:
@@ -25,7 +26,7 @@ def convert(chapter: Path, repository: str) -> NotebookNode:
     import jupytext
 
     notebook = jupytext.read(chapter, fmt="py:percent")
-    notebook.metadata = NotebookNode(kernelspec=KERNEL)
+    notebook.metadata = NotebookNode(kernelspec=KERNEL, language_info=LANGUAGE)
     for cell in notebook.cells:
         if "bootstrap" in tags(cell):
             cell.source = cell.source.replace(PLACEHOLDER, repository)
@@ -56,7 +57,7 @@ def defaults(notebook: NotebookNode) -> dict[str, Any]:
 def normalise(notebook: NotebookNode, name: str) -> NotebookNode:
     """A copy without papermill's times and paths, random ids and widget state: equal runs give equal bytes."""
     notebook = copy.deepcopy(notebook)
-    notebook.metadata = NotebookNode(kernelspec=KERNEL, language_info=NotebookNode(name="python"))
+    notebook.metadata = NotebookNode(kernelspec=KERNEL, language_info=LANGUAGE)
     for cell in notebook.cells:
         cell.metadata = NotebookNode({k: v for k, v in cell.metadata.items() if k not in ("papermill", "execution")})
     return number(notebook, name)

@@ -66,12 +66,10 @@ class Journal:
         """
         root, started = job.book.root, now()
         commit, dirty = history.head(root), history.changed(root)
-        if commit is None:
-            raise RecordError("it could not be recorded: git knows no commit here; seeds from 100 on are not recorded")
-        if dirty:
-            raise RecordError(
-                f"it could not be recorded: {listed(dirty)} not as committed; commit, or take a seed from 100 on"
-            )
+        problem = f"{listed(dirty)} not as committed" if dirty else "" if commit else "git knows no commit here"
+        if problem:
+            way_out = "" if job.record else "; runs with seeds from 100 on need no record"
+            raise RecordError(f"it could not be recorded: {problem}{way_out}")
         run = run_id(job.name, job.profile, job.seed, datetime.fromisoformat(started), secrets.token_hex(3))
         line = {
             **dict.fromkeys(MACHINE),
@@ -86,7 +84,8 @@ class Journal:
             "key": job.key(whole_library(root)),
         }
         here = {"pid": os.getpid(), "began": psutil.Process().create_time(), "host": platform.node()}
-        journal = cls(job.book.build / "runs" / f"{run}.json", line, process=here)
+        folder = job.book.build / ("replications" if job.record else "runs")  # the collector looks at the latter
+        journal = cls(folder / f"{run}.json", line, process=here)
         journal.save()
         return journal
 
@@ -127,11 +126,15 @@ class Journal:
         except psutil.NoSuchProcess:
             return True
 
-    def export(self, path: Path) -> list[str]:
-        """Writes the run to a file of its own, sealed, and forgets the journal; what speaks against it, if anything."""
+    def export(self, folder: Path) -> list[str]:
+        """Writes a run that finished to a file of its own, sealed, and forgets the journal.
+
+        Returns what speaks against the run, if anything; then nothing is written.
+        """
+        if not self.problems and self.line["ended"] == "finished":
+            text = json.dumps(sealed(self.line), indent=1, sort_keys=True) + "\n"
+            atomic_write(folder / f"{self.line['run']}.json", text)
         self.path.unlink(missing_ok=True)
-        if not self.problems:
-            atomic_write(path, json.dumps(sealed(self.line), indent=1, sort_keys=True) + "\n")
         return [f"{self.line['run']}: {problem}" for problem in self.problems]
 
 

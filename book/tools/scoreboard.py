@@ -15,6 +15,7 @@ from typing import Any
 from tformerlib.claims import Claim, Verdict, load_ledger, verdicts
 from tformerlib.claims.card import anchor, badge, extent, interval, number, remarks
 from tformerlib.claims.rule import WORDS
+from tformerlib.run.results import replications
 
 from .layout import Book
 from .plain import Citation, citations
@@ -71,6 +72,7 @@ def scoreboard(book: Book) -> list[str]:
     """The page's HTML: summary, filters, and a table for each kind."""
     found = judged(book)
     cited = citations(book.root / "book" / "references.bib")
+    others = replications(book.root / "data" / "replications")
     first = [each[0] for each in found.values()]
     parts = sorted({book.chapters[v.claim.chapter].parent.name for v in first})
     words = sorted({v.word for v in first})
@@ -83,7 +85,8 @@ def scoreboard(book: Book) -> list[str]:
         '<label>Words <input type="search" data-filter="words" autocomplete="off"></label><output></output></div>',
     ]
     for kind, (title, meaning) in KINDS.items():
-        rows = [_row(book, each, cited) for each in found.values() if each[0].claim.kind == kind]
+        shown = [each for each in found.values() if each[0].claim.kind == kind]
+        rows = [_row(book, each, cited, others[each[0].claim.id]) for each in shown]
         if rows:
             head = "".join(f'<th scope="col">{name}</th>' for name in ("Verdict", "Claim", "The paper", "Ours"))
             lines += [
@@ -101,7 +104,7 @@ def _choice(name: str, label: str, values: Sequence[str]) -> list[str]:
     return [f'<label>{label} <select data-filter="{name}"><option value="">all</option>{options}</select></label>']
 
 
-def _row(book: Book, each: Sequence[Verdict], cited: dict[str, Citation]) -> str:
+def _row(book: Book, each: Sequence[Verdict], cited: dict[str, Citation], others: int) -> str:
     verdict, claim = each[0], each[0].claim
     source = book.chapters[claim.chapter].relative_to(book.root)
     page = source.with_suffix(".html")
@@ -119,11 +122,12 @@ def _row(book: Book, each: Sequence[Verdict], cited: dict[str, Citation]) -> str
         f'<p class="tf-small"><a href="{page}#{anchor(claim.id)}"><code>{esc(claim.id)}</code></a>'
         f' · <a href="{book.repository}/blob/main/{source}">code</a>'
         f' · <a href="{book.repository}/blob/main/data/results/{claim.chapter}.jsonl">runs</a>'
-        f" · <code>tf-reproduce {esc(claim.id)} --seed 10</code></p>"
+        f" · <code>tf-reproduce {esc(claim.id)} --seed 10</code>"
+        f"{f' · run again by others: {others}' if others else ''}</p>"
     )
-    others = "".join(f"<details><summary>{badge(v)} {extent(v)}</summary>{_numbers(v)}</details>" for v in each[1:])
+    larger = "".join(f"<details><summary>{badge(v)} {extent(v)}</summary>{_numbers(v)}</details>" for v in each[1:])
     said = "".join(f'<p class="tf-small">{esc(sentence)}</p>' for sentence in remarks(verdict))
-    ours = f"{_numbers(verdict)}<p class='tf-small'>{extent(verdict)}</p>{said}{others}"
+    ours = f"{_numbers(verdict)}<p class='tf-small'>{extent(verdict)}</p>{said}{larger}"
     part = source.parent.name
     return (
         f'<tr data-kind="{claim.kind}" data-part="{part}" data-verdict="{esc(verdict.word)}">'

@@ -36,6 +36,7 @@ from tformerlib.claims import Claim, LedgerError, Verdict, load_ledger, row, ver
 from tformerlib.claims.card import anchor
 
 from . import diagrams
+from .execute import intact
 from .exercises import ExerciseError, stubs, tested, work
 from .exercises import for_page as exercises_for_page
 from .layout import Book
@@ -107,11 +108,14 @@ def executed(book: Book, name: str) -> NotebookNode:
     """A chapter's executed notebook in profile quick.
 
     Raises:
-        SiteError: it was never executed, or a code cell of it was not.
+        SiteError: it was never executed, or a code cell of it was not, or it is not what its run left.
     """
     path = book.executed(name)
     if not path.exists():
         raise SiteError(f"chapter {name} has not been executed: {path.relative_to(book.root)} is missing")
+    if intact(path) is None:
+        again = f"python -m book.tools.execute {name}"
+        raise SiteError(f"{path.relative_to(book.root)} was damaged or edited after its run; run {again}")
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.source.strip() and cell.execution_count is None:
@@ -277,8 +281,10 @@ def settings(book: Book) -> dict[str, Any]:
 def commit(root: Path) -> str:
     """The commit that is checked out, with its date; words where there is none."""
     git = ["git", "-C", str(root), "log", "-1", "--abbrev=12", "--format=commit %h of %cs"]
-    done = subprocess.run(git, capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else "an unpacked archive"
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (FileNotFoundError, subprocess.CalledProcessError):  # no git program, no clone
+        return "an unpacked archive"
 
 
 def build(book: Book) -> Path:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .execute import Job
+from .execute import Job, intact
 from .keys import data_sets, digests, whole_library
 from .layout import JUDGING, PROFILES, Book
 
@@ -107,7 +107,7 @@ class Stamps:
         digest = hashlib.sha256("\0".join(self.chapters).encode())
         for path in (file for name in SITE for file in _files(self.book.root / name)):
             digest.update(str(path.relative_to(self.book.root)).encode() + path.read_bytes())
-        return self._fresh("site", digest.hexdigest()[:16], self.book.build / "site" / "index.html")
+        return self._fresh("site", digest.hexdigest()[:16], (self.book.build / "site" / "index.html").exists())
 
     def position(self, name: str, seed: str) -> str:
         """Where a run is among those asked for: "2/5"."""
@@ -134,16 +134,16 @@ class Stamps:
     def _stamp(self, job: Job) -> str:
         """The digest covers the prose as well: new prose has to get into the notebook, though nothing runs again."""
         digest = hashlib.sha256(self._surroundings + job.book.chapter(job.name).read_bytes())
-        product = job.output
+        there = intact(job.output) is not None  # else its run is wanted again
         if job.seed in JUDGING:  # another instruction set asks for a record of its own
             digest.update(f"{job.keep} {os.environ.get('ATEN_CPU_CAPABILITY')}".encode())
-            product = self.book.root / "data" / "results" / f"{job.name}.jsonl"
-        return self._fresh(f"{job.profile}/{job.name}-s{job.seed}", digest.hexdigest()[:16], product)
+            there = (self.book.root / "data" / "results" / f"{job.name}.jsonl").exists()
+        return self._fresh(f"{job.profile}/{job.name}-s{job.seed}", digest.hexdigest()[:16], there)
 
-    def _fresh(self, name: str, digest: str, product: Path) -> str:
-        """The stamp's path; a stamp whose product was deleted is deleted too."""
+    def _fresh(self, name: str, digest: str, there: bool) -> str:
+        """The stamp's path; a stamp whose product is not there any more is deleted too."""
         stamp = self.book.build / "stamps" / f"{name}.{digest}"
-        if not product.exists():
+        if not there:
             stamp.unlink(missing_ok=True)
         return str(stamp.relative_to(self.book.root))
 

@@ -1,12 +1,15 @@
 """The files that describe the environment agree with each other, and torch comes without CUDA where it can."""
 
 import ast
+import importlib
 import importlib.metadata
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 
@@ -80,6 +83,29 @@ def test_the_installer_runs_on_an_old_python():
     source = (ROOT / "book/tools/environment.py").read_text()
     ast.parse(source, feature_version=(3, 8))
     assert set(re.findall(r"^(?:import|from) (\w+)", source, re.MULTILINE)) <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("folder", ["plain", "with a space"])
+def test_pip_finds_the_constraints_wherever_the_clone_lies(monkeypatch, tmp_path, folder):
+    """pip splits its variables at blanks. A dry run that would take another version of what is here is refused."""
+    file = tmp_path / folder / "constraints.txt"
+    file.parent.mkdir()
+    monkeypatch.setattr(environment, "CONSTRAINTS", file)
+    for version, works in ((importlib.metadata.version("click"), True), ("0.1", False)):
+        file.write_text(f"click=={version}\n")
+        with nullcontext() if works else pytest.raises(SystemExit):
+            environment.pip(Path(sys.executable), "--dry-run", "--no-index", "click")
+
+
+@pytest.mark.parametrize("there", [[], ["python3", "python"]], ids=["no Python", "a Python 2"])
+def test_make_says_in_one_line_that_it_needs_python(tmp_path, there):
+    for name in there:
+        (tmp_path / name).write_text("#!/bin/sh\necho '  File \"x.py\", line 9 SyntaxError' >&2\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    env = {"PATH": str(tmp_path)}
+    done = subprocess.run([shutil.which("make"), "environment"], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode and done.stderr.splitlines()[0].startswith("The book needs Python 3.11, 3.12 or 3.13; none")
+    assert len(done.stderr.splitlines()) == 2 and done.stderr.splitlines()[1].startswith("make: ***")
 
 
 FROM_CPU_INDEX = ["--no-deps", "--index-url", environment.CPU_INDEX]
@@ -173,6 +199,19 @@ def test_the_repository_is_named_once():
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     code = [f for f in files if f.endswith((".py", ".yml", ".js", ".css")) or f in ("Makefile", "Snakefile")]
     assert [f for f in code if slug in (ROOT / f).read_text(encoding="utf-8")] == []
+
+
+def test_scripts_of_the_package_exist():
+    for name, target in PROJECT["scripts"].items():
+        module, _, function = target.partition(":")
+        assert callable(getattr(importlib.import_module(module), function)), name
+
+
+def test_the_server_tests_records_with_the_whole_history():
+    """A shallow clone has no old commits, so there the tests that trace records are skipped."""
+    workflow = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())
+    checkout = workflow["jobs"]["test"]["steps"][0]
+    assert checkout["uses"].startswith("actions/checkout") and checkout["with"]["fetch-depth"] == 0
 
 
 def test_tools_and_library_share_their_constants():

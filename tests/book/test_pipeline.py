@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -17,7 +18,7 @@ from book.tools.layout import Book
 from book.tools.notebooks import convert, dumps, merge, normalise
 from book.tools.plain import Citation, Context, plain_markdown
 from book.tools.verify import SAME, differences, of_the_week, spread
-from tests.book.tiny import ROOT, edit, snakemake, with_tools
+from tests.book.tiny import ROOT, commit, edit, make, snakemake, with_tools
 
 # --- content keys ---------------------------------------------------------------------------------------------------
 
@@ -188,6 +189,17 @@ def test_two_runs_side_by_side_do_not_share_sockets(book):
     assert "sockets: []" in job.output.read_text()
 
 
+def test_a_temporary_folder_with_too_long_a_path_is_named(book, monkeypatch, tmp_path):
+    """A kernel's sockets lie there, and their paths have an end."""
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    with pytest.raises(
+        ChapterError, match=f"^at its start: {long} is too long .* set TMPDIR to a folder of at most 80"
+    ):
+        run(Job(book, "one"))
+
+
 def test_a_dead_kernel_is_a_failure(book):
     edit(book, "tformerlib/left.py", "value = 1", "import os\nos._exit(9)")
     with pytest.raises(ChapterError, match="cell 2: the kernel died"):
@@ -207,6 +219,16 @@ def test_outputs_are_never_given_to_other_code(book):
     executed = normalise(convert(book.chapter("one"), "x"), "one")
     with pytest.raises(ValueError, match="other code cells"):
         merge(executed, convert(book.chapter("two"), "x"), "one")
+
+
+def test_converters_know_a_notebook_s_language(book):
+    """nbconvert --to script writes .txt without file_extension."""
+    from nbconvert import ScriptExporter
+
+    job = Job(book, "one")
+    run(job)
+    for notebook in (job.source, nbformat.read(job.output, as_version=4)):
+        assert ScriptExporter().from_notebook_node(notebook)[1]["output_extension"] == ".py"
 
 
 def test_converting_twice_gives_the_same_bytes_and_fills_in_the_repository():
@@ -239,6 +261,28 @@ def test_a_build_survives_a_failing_chapter_and_names_it(book):
     assert done.returncode == 0, done.stderr
     assert "chapter 1/2 one: executed" in done.stderr and "chapter 2/2 two: unchanged" in done.stderr
     assert snakemake(root, "--cores", "2", "--config", "chapters=one,two").stderr == ""
+
+
+@pytest.mark.parametrize("damage", [lambda text: text.replace("gain 1", "gain 9"), lambda text: text[:300]])
+def test_a_damaged_notebook_is_made_again(book, damage):
+    root = with_tools(book)
+    snakemake(root, "--cores", "1", "--config", "chapters=one")
+    good = book.executed("one").read_text()
+    book.executed("one").write_text(damage(good))
+    done = snakemake(root, "--cores", "1", "--config", "chapters=one")
+    assert "one: executed" in done.stderr and book.executed("one").read_text() == good
+
+
+def test_a_clone_may_lie_in_a_path_with_spaces_and_quotes(tmp_path):
+    """With the interpreter in it, as .venv is."""
+    (tmp_path / "it's a folder").mkdir()
+    book = make(tmp_path / "it's a folder")
+    root = with_tools(book)
+    (root / ".venv").symlink_to(Path(sys.executable).parents[1])
+    commit(book)
+    for config in (["chapters=one"], ["chapters=one", "seeds=10..10"]):
+        done = snakemake(root, "--cores", "1", "--config", *config, python=str(root / ".venv/bin/python"))
+        assert done.returncode == 0 and "executed" in done.stderr, done.stderr
 
 
 def test_verify_compares_outputs_here_and_metrics_elsewhere(book):
@@ -354,12 +398,12 @@ def test_an_unknown_citation_is_refused():
 def test_comparisons_are_collected_and_measured_anew_only_where_they_differ(book: Book) -> None:
     row = {"chapter": "one", "task": "digits", "model": "ViT", "seed": 0, "profile": "quick", "accuracy": 90.0}
 
-    def ran(accuracy: float, speed: float, commit: str) -> list[dict]:
+    def ran(accuracy: float, speed: float, at: str) -> list[dict]:
         record = {"kind": "comparison", **row, "accuracy": accuracy, "images_per_second": speed}
         claim = {"kind": "claim", "claim": "one.claim", "metrics": {"gain": [1]}}
         path = book.build / "executed" / "quick" / "one-s0.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"profile": "quick", "seed": 0, "commit": commit, "records": [claim, record]}))
+        path.write_text(json.dumps({"profile": "quick", "seed": 0, "commit": at, "records": [claim, record]}))
         return results.collect_comparisons(book, "one")
 
     first = {**row, "images_per_second": 100.0, "provenance": {"commit": "a"}}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from book.tools.layout import Book
 from book.tools.results import Journal, collect, recorded
 from book.tools.stamps import Stamps, seeds_of
 from tests.book.tiny import ROOT, commit, edit, git, snakemake, with_tools
+from tformerlib.run import reproduce
 from tformerlib.run import results as schema
 from tformerlib.run.results import RecordError, checked, dumps, in_force, read, sealed, unsealed
 
@@ -211,10 +213,18 @@ def test_a_dirty_tree_is_refused_before_the_run(book, name):
     commit(book)
     with (book.root / name).open("a") as file:
         file.write("# edited\n")
-    with pytest.raises(ChapterError, match=rf"at its start: .*{name} is not as committed; .* seed from 100 on"):
+    with pytest.raises(ChapterError, match=rf"at its start: .*{name} is not as committed; runs with seeds from 100 on"):
         run(judged(book))
     assert not book.executed("one", seed=10).exists() and leftovers(book) == []
     assert run(Job(book, "one", seed=100)) == "executed" and not recorded(book, "one").exists()
+
+
+def test_a_run_that_ends_well_and_cannot_be_recorded_has_failed(book, capsys):
+    edit(book, "chapters/p/one.py", "value + seed}}", "float('nan')}}")
+    commit(book)
+    with pytest.raises(ChapterError, match="at its end: it is not recorded"):
+        run(judged(book))
+    assert "one.claim: gain='nan' is not a finite number" in capsys.readouterr().err
 
 
 def test_outside_a_clone_nothing_is_recorded(book):
@@ -518,6 +528,72 @@ def test_a_sweep_runs_on_a_cluster(book):
     assert [line["claims"]["two.claim"]["gain"] for line in lines(book, "two")] == [12]
 
 
+# --- replications ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(book, monkeypatch) -> Book:
+    """A clone with the tools, in which one.claim is judged in quick; the folder that programs are called in."""
+    commit(Book(with_tools(book)))
+    row = SimpleNamespace(chapter="one", profile="quick")
+    monkeypatch.setattr(reproduce, "load_ledger", lambda: {"one.claim": row})
+    monkeypatch.chdir(book.root / "chapters")
+    return book
+
+
+def test_a_claim_is_reproduced_beside_its_record(elsewhere, capsys):
+    run(Job(elsewhere, "one", seed=12))
+    reproduce.main(["one.claim", "--seed", "12"])
+    said = capsys.readouterr().out
+    assert re.search(r"gain +13 +13\n", said) and "equal to the last digit" in said
+    record = Path(said.split("record: ")[1].strip())
+    assert (
+        record.parent == elsewhere.root / "data/replications" and unsealed(json.loads(record.read_text()))["seed"] == 12
+    )
+    assert len(lines(elsewhere)) == 1  # it is no record of the book's
+    assert schema.replications(record.parent) == {"one.claim": 1}
+    reproduce.main(["--check", str(record)])
+    assert "as the run left it (finished, seed 12, quick; one.claim)" in capsys.readouterr().out
+    record.write_text(record.read_text().replace('"gain": 13', '"gain": 14'))
+    with pytest.raises(SystemExit, match="was changed after the run: its digest does not fit"):
+        reproduce.main(["--check", str(record)])
+    with pytest.raises(RecordError, match=f"{record.name}: .* was changed"):
+        schema.replications(record.parent)
+
+
+def test_a_seed_without_a_record_is_reproduced_alone(elsewhere, capsys):
+    reproduce.main(["one.claim", "--seed", "40"])
+    said = capsys.readouterr().out
+    assert re.search(r"gain +41 +–\n", said) and "nothing is recorded for seed 40 in profile quick" in said
+
+
+def test_what_differs_is_said():
+    other = LINE | {"isa": "AVX512", "claims": {"one.claim": {"gain": 2.0}}, "key": "2" * 64}
+    said = "\n".join(reproduce.beside("one.claim", LINE, other))
+    assert "another instruction set: AVX2 here, AVX512 there" in said and "another code" in said
+    assert "another torch" not in said and "equal" not in said
+
+
+def test_what_cannot_be_reproduced_is_refused(elsewhere, monkeypatch, capfd, tmp_path_factory):
+    with pytest.raises(SystemExit, match="no claim 'one.clam' in the ledger; it has one.claim"):
+        reproduce.main(["one.clam"])
+    edit(elsewhere, "tformerlib/left.py", "1", "2")
+    with pytest.raises(SystemExit, match="the run of one did not end well"):
+        reproduce.main(["one.claim"])
+    assert "tformerlib/left.py is not as committed" in capfd.readouterr().err
+    monkeypatch.chdir(tmp_path_factory.mktemp("nowhere"))
+    monkeypatch.setattr(reproduce, "__file__", "/nowhere/a/b/c.py")
+    with pytest.raises(SystemExit, match="a clone is needed, .*: git clone https://"):
+        reproduce.main(["one.claim"])
+    for arguments in ([], ["one.claim", "--check", "x"]):
+        with pytest.raises(SystemExit):
+            reproduce.main(arguments)
+    for text, message in (("{}", "no digest"), ("[", "not JSON")):
+        Path("x.json").write_text(text)
+        with pytest.raises(SystemExit, match=f"x.json: .*{message}"):
+            reproduce.main(["--check", "x.json"])
+
+
 # --- what is committed ------------------------------------------------------------------------------------------------
 
 RECORDED = sorted((ROOT / "data" / "results").glob("*.jsonl"))
@@ -556,6 +632,17 @@ def test_no_committed_line_was_ever_changed():
         for old in log.stdout.split():
             gone = set((history.show(ROOT, old, name) or "").splitlines()) - current
             assert not gone, f"{name}: lines of commit {old[:12]} are gone: {sorted(gone)[0][:100]}"
+
+
+REPLICATED = sorted((ROOT / "data" / "replications").glob("*.json"))
+
+
+@needs_history
+@pytest.mark.parametrize("path", REPLICATED, ids=lambda path: path.stem)
+def test_every_replication_can_be_traced(path: Path):
+    line = unsealed(json.loads(path.read_text("utf-8")))
+    found = (fault for claim in line["claims"] for fault in results.row_faults(Book(), line, claim))
+    assert path.stem == line["run"] and [*results.untraceable(Book(), line), *found] == []
 
 
 def test_the_archive_is_read_by_nothing():

@@ -48,7 +48,7 @@ def make(root: Path) -> Book:
         "constraints.txt": "",
         "data/claims/one.yml": ROW.replace("NAME", "one"),
         "data/claims/two.yml": ROW.replace("NAME", "two"),
-        ".gitignore": "/build/\n__pycache__/\n.snakemake/\n",
+        ".gitignore": "/.venv\n/build/\n__pycache__/\n.snakemake/\n",
         "pyproject.toml": '[project]\nname = "tiny"\n[project.urls]\nRepository = "https://example.org/tiny"\n',
     }
     for name, text in files.items():
@@ -84,13 +84,13 @@ def with_tools(book: Book) -> Path:
     """Puts the real tools and Snakefile into the tiny book."""
     shutil.copytree(ROOT / "book/tools", book.root / "book/tools", ignore=shutil.ignore_patterns("__pycache__"))
     (book.root / "book/__init__.py").touch()
-    for name in ("run/__init__.py", "run/results.py"):
-        (book.root / "tformerlib" / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / "tformerlib" / name, book.root / "tformerlib" / name)
+    (book.root / "tformerlib/run").mkdir(exist_ok=True)
+    (book.root / "tformerlib/run/__init__.py").touch()
+    shutil.copy(ROOT / "tformerlib/run/results.py", book.root / "tformerlib/run/results.py")
     shutil.copy(ROOT / "Snakefile", book.root)
     return book.root
 
 
-def snakemake(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "snakemake", "--quiet", "all", "--nolock", "--keep-going", *arguments]
+def snakemake(root: Path, *arguments: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
+    command = [python, "-m", "snakemake", "--quiet", "all", "--nolock", "--keep-going", *arguments]
     return subprocess.run(command, cwd=root, capture_output=True, text=True)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -184,3 +185,16 @@ def _digest(line: Mapping[str, Any]) -> str:
         return hashlib.sha256(dumps(dict(line)).encode()).hexdigest()
     except (TypeError, ValueError):  # Infinity, NaN: json reads them, and a record never holds them
         return "not to be written as JSON"
+
+
+def replications(folder: Path) -> Counter[str]:
+    """How many runs by others have tested each claim, from the sealed records of a folder.
+
+    Raises:
+        RecordError: one of them was changed, or is no record.
+    """
+    counts: Counter[str] = Counter()
+    for path in sorted(folder.glob("*.json")):
+        line = unsealed(json.loads(path.read_text(encoding="utf-8")), f"{path.name}: ")
+        counts.update(line["claims"].keys())
+    return counts
