@@ -216,6 +216,13 @@ for name, measure, value, slope in (("IoU", iou, 0.0, 0.0), ("GIoU", generalized
 # %% [markdown]
 # ## Build it
 #
+# The parts, and how an answer is judged:
+#
+# ```{diagram} detr
+# Learned queries ask, and each answers with a class and a box, or with “no object”. A matching decides which answer is
+# compared with which object.
+# ```
+#
 # ### A decoder that asks for objects
 #
 # The image goes through a convolutional network, its last map is read as a sequence of vectors, the **memory**, and an

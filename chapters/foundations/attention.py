@@ -187,6 +187,13 @@ print("pull of “two” on the context, in 32nds:", (32 * pulls[1]).tolist())
 #
 # ## Build it
 #
+# The whole machine first. What is new is the part in the middle: a comparison, weights, a weighted sum.
+#
+# ```{diagram} encoder_decoder
+# One step of writing. The decoder's state is compared with every state of the source; the weights say how much of each
+# goes into the next word.
+# ```
+#
 # ### The words
 #
 # Number words are a small language with everything we need: sentences of one word to fourteen, a grammar, an order that
@@ -422,7 +429,23 @@ show.lines(
 # {glue:text}`attention-left-scaled`. That is a statement about random vectors. {cite:t}`vaswani2017` suspect that it
 # matters in training, and show no experiment; we judge that below. Additive scores have no such problem: the tanh
 # bounds them, however wide and however large the states are.
-#
+
+# %%
+draw = torch.Generator().manual_seed(0)
+narrow, twice = (torch.randn(2, 4096, width, generator=draw).prod(0).sum(-1).std().item() for width in (64, 128))
+show.quiz(
+    "Entries have mean 0 and variance 1. The width of queries and keys goes from 64 to 128. What happens to the spread "
+    "of the raw scores $q \\cdot k$?",
+    [
+        ("It stays as it is.", "A sum of 128 terms varies more than a sum of 64.", abs(twice / narrow - 1) < 0.1),
+        ("It grows by $\\sqrt 2$.", f"Variances add, so the spread grows with the root of the width: {narrow:.1f} and "
+         f"{twice:.1f} for 4096 random pairs.", abs(twice / narrow - 2**0.5) < 0.1),
+        ("It doubles.", "The variance doubles; the spread is its root.", abs(twice / narrow - 2) < 0.1),
+    ],
+    name="attention-spread",
+)  # fmt: skip
+
+# %% [markdown]
 # ### Masks: what may be seen
 #
 # Sentences in a batch have different lengths, and the short ones are filled up with padding. A decoder in training sees
@@ -494,6 +517,13 @@ assert scores.grad.isfinite().all() and not scores.grad[1].any()
 
 # %% [markdown]
 # ### Several heads
+#
+# One softmax makes one pattern. Several heads make several, at the price of one:
+#
+# ```{diagram} heads
+# The width of 512 is cut into eight heads of 64; each has its own table of weights. At the end the parts are joined and
+# projected.
+# ```
 #
 # A head returns a mean, and a mean forgets who said what. Give two words half of the weight each, and *three, seven*
 # comes out like *seven, three*. Two heads that return one word each keep them apart.
@@ -1336,6 +1366,42 @@ claims.summary(verdicts)
 # length:gain_longest` points. That no amount of training would close the gap was never the paper's claim either.
 #
 # ## Exercises
+#
+# ```{exercise} The weights, for a batch
+# :label: attention-weights
+# :minutes: 10
+# Write `weights(q, k)` for queries $(B, N, D)$ and keys $(B, M, D)$: the softmax of $q k^\top / \sqrt D$ over the keys,
+# $(B, N, M)$. Write the softmax yourself. Scores of 10,000 must not overflow.
+# ```
+#
+# ```{stub} attention-weights
+# def weights(q, k):
+#     raise NotImplementedError
+# ```
+#
+# ```{admonition} Hint
+# :class: dropdown
+# A softmax does not change when the same number is taken from all scores of a row. Which number makes every exponent at
+# most 0?
+# ```
+#
+# ```{solution-start} attention-weights
+# :class: dropdown
+# ```
+
+
+# %%
+def weights(q: Tensor, k: Tensor) -> Tensor:
+    scores = q @ k.mT / q.shape[-1] ** 0.5
+    powers = (scores - scores.amax(-1, keepdim=True)).exp()
+    return powers / powers.sum(-1, keepdim=True)
+
+
+tf.check("attention-weights", weights)
+
+# %% [markdown]
+# ```{solution-end}
+# ```
 #
 # ```{exercise} Another question
 # :label: attention-another-question

@@ -188,6 +188,13 @@ print(f"sum {8 * total:.3f}/8, answer {25 * out / total:.3f}/25")
 # %% [markdown]
 # ## Build it: a softmax in one pass
 #
+# The plan: a tile of queries stays, tiles of keys and values pass by, and three running numbers a query are corrected
+# each time.
+#
+# ```{diagram} tiles
+# Only the tiles are ever in fast memory. The table of all scores does not exist anywhere.
+# ```
+#
 # Write $e_j$ for the scores of a row, and let the sums run over the keys that were read so far:
 #
 # $$ \mu = \max_j e_j, \qquad \ell = \sum_j e^{e_j - \mu}, \qquad o = \sum_j e^{e_j - \mu}\, v_j . $$

@@ -335,6 +335,13 @@ show.lines(
 # %% [markdown]
 # ## Build it
 #
+# This is where we are going. Everything reads from one stream of vectors and adds to it.
+#
+# ```{diagram} transformer
+# The encoder, left, and the decoder, right. The thick lines are the residual streams; each box reads one and adds to
+# it. Compare figure 1 of the paper.
+# ```
+#
 # ### Words and places
 #
 # Tokens enter as rows of a table, one row of width $d_{\text{model}}$ for each id. The same table is used at the end,

@@ -245,6 +245,12 @@ assert torch.allclose((bias + content).softmax(-1)[1], torch.tensor([1 / 2, 1 / 
 #
 # ## Build it
 #
+# Seven models of three chapters, by the place where each lets neighbors in:
+#
+# ```{diagram} hybrids
+# A filled cell says that the model has a convolution in this place, or, for ConViT, starts like one.
+# ```
+#
 # ### CvT: projections that look around
 #
 # A depthwise convolution and BatchNorm make three maps, one each for queries, keys and values; linear layers and

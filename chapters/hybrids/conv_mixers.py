@@ -210,6 +210,12 @@ assert abs(vote([genuine, forged]) - 0.62) < 1e-9 and abs(vote([genuine]) - 0.2)
 # %% [markdown]
 # ## Build it
 #
+# The first of them has no attention at all:
+#
+# ```{diagram} mixer
+# A ConvMixer. One convolution mixes places inside of each channel, the next mixes the channels of each place.
+# ```
+#
 # ### ConvMixer
 #
 # The whole model is a list of layers. After each convolution comes the activation and *then* BatchNorm. And only the

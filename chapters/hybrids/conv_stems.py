@@ -192,6 +192,12 @@ assert torch.equal(F.conv2d(middle, torch.full((1, 1, 3, 3), 1 / 9), padding=1),
 # %% [markdown]
 # ## Build it
 #
+# Two ways from 224 pixels to $14 \times 14$ tokens:
+#
+# ```{diagram} stems
+# Left, patches that do not overlap. Right, small convolutions one after another, paid for with one block less.
+# ```
+#
 # ### The stem
 #
 # Convolutions of $3 \times 3$ that double the channels and halve the sides, BatchNorm and ReLU after each, and one of

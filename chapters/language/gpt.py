@@ -205,6 +205,13 @@ show.explore(
 # %% [markdown]
 # ## Build it
 #
+# Who may look at whom is most of what tells the models of this book apart:
+#
+# ```{diagram} masks
+# Rows ask, columns are looked at. A GPT's token sees itself and what came before. The other patterns belong to later
+# chapters.
+# ```
+#
 # ### Tokens: from bytes upward
 #
 # Words make vocabularies that never end; letters make sequences that never end. **Byte-pair encoding** lies between
@@ -459,6 +466,12 @@ show.table(rows, caption="Parameters and operations of one token's forward pass,
 #
 # ### Writing with a cache
 #
+# While it writes, nothing that was computed for earlier tokens changes. So it is kept:
+#
+# ```{diagram} kv_cache
+# Each new token asks once. Its key and its value are appended to the tables of those before.
+# ```
+#
 # To write, take the last row of logits, choose a token, append it, and ask again. Done like that, token 1000 makes the
 # model read 1000 tokens. But with a causal mask the keys and values of earlier tokens do not change, so they can be
 # kept. `generate` does so, for prompts of different lengths at once. It must write what the slow way writes.
@@ -489,7 +502,27 @@ for bad in ([[]], [[30]], [[0] * 10]):
 # %% [markdown]
 # The last three lines say what is refused: an empty prompt, an id that the vocabulary does not have, and a prompt that
 # leaves no room in the context.
-#
+
+# %%
+model, ids = GPT2(**size).eval(), torch.tensor([[3, 1, 4, 1, 5, 9]])
+caches = model.caches(capacity=10)
+with torch.no_grad():
+    model(ids[:, :5], caches=caches)
+    kept = caches[0].length
+    model(ids[:, 5:], caches=caches)
+new = caches[0].length - kept
+show.quiz(
+    "A model has read five tokens with a cache, and a sixth arrives. For how many tokens does a layer compute a key "
+    "and a value now?",
+    [
+        ("For one.", f"The cache had {kept} and has {kept + new} now; the earlier ones did not change.", new == 1),
+        ("For six.", "That is what the slow way does; the causal mask makes it needless.", new == 6),
+        ("For none.", "Those that follow have to see the new token: its key and its value are kept too.", new == 0),
+    ],
+    name="gpt-cache",
+)  # fmt: skip
+
+# %% [markdown]
 # ## A toy task: it went like this before
 #
 # In the six tokens by hand, a reader predicts the second `b` because `a` was followed by `b` before. No table of
@@ -848,6 +881,30 @@ for name, choice in ways.items():
     more = generate(writer, [start_ids], tokens=context - len(start_ids), seed=seed, **choice)[0]
     samples[name] = tokenizer.decode(more)
     print(f"--- {name}\n{beginning}{samples[name]}\n")
+
+# %% [markdown]
+# Do it yourself: the model of width 96 is in this page. Choose the next token, or let it draw; choose a token to see
+# where a head looks from there.
+
+# %%
+learned = json.loads(tokenizer.to_str())["model"]
+pairs = [pair.split() if isinstance(pair, str) else pair for pair in learned["merges"]]
+small = run.pick(quick=models[3], colab=models[1], full=models[0])
+show.live(
+    small,
+    name="gpt-writer",
+    kind="gpt",
+    config={"depth": 3, "heads": 4},
+    page={
+        "bpe": {"vocab": learned["vocab"], "merges": pairs}, "prompt": beginning, "context": context, "end": 0,
+        "hint": "Choose what comes next, or let the model draw.",
+    },
+    inputs=[row[None, :-1].to(run.device) for row in asked[:16]],
+    answer=lambda model, ids: model(ids),
+    fallback=f"<pre>{html.escape(beginning + samples['temperature 0.7'])}</pre>",
+    alt="A text box, the likeliest next tokens with their probabilities, and the tokens shaded by a head's attention.",
+    caption="A GPT to write with.",
+)  # fmt: skip
 
 # %% [markdown]
 # It has indents, colons and brackets, and no idea what the function is for. That is about what a model of this

@@ -185,6 +185,13 @@ print(f"p(yes) = {p_yes:.3f}, gradient on the logits {[round(g, 3) for g in grad
 # %% [markdown]
 # ## Build it: GPT-3
 #
+# Two ways to use a few examples are built in this chapter. In one they are read, in the other they are learned.
+#
+# ```{diagram} in_context
+# Left, no weight changes: examples stand in the prompt. Right, an example becomes a sentence with a gap, and a gradient
+# step follows.
+# ```
+#
 # GPT-3 is GPT-2, wider and deeper, with one change: "alternating dense and locally banded sparse attention patterns in
 # the layers" {cite:p}`brown2020`. A dense layer looks at everything before. A banded layer looks at the last $w$ tokens
 # only, its own included. The paper says neither how wide a band is nor which layers come first. As masks they take

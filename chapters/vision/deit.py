@@ -208,6 +208,13 @@ assert abs(pull(64.0) / pull(16.0) - 1) < 0.1 < pull(16.0) / pull(1.0)
 #
 # ## Build it
 #
+# Two tokens ask, and two teachers answer: the label, and the convolutional network's decision.
+#
+# ```{diagram} distillation
+# Each output has its own token, its own head and its own loss. When the student is used, the two predictions are
+# averaged.
+# ```
+#
 # ### The recipe
 #
 # What DeiT changes about ViT is first of all how it is trained. The official code's defaults: AdamW with a rate of

@@ -193,6 +193,12 @@ print([round(value, 1) for value in received.tolist()])
 # %% [markdown]
 # ## Build it
 #
+# Two ideas carry the models of this chapter. The map gets smaller and deeper on the way:
+#
+# ```{diagram} pyramid
+# The maps of Swin-T, and the one map of a plain ViT. Detectors want the large ones.
+# ```
+#
 # ### A pyramid with few keys
 #
 # Before windows there was another idea. {cite:t}`wang2021` keep all queries and make the *memory* smaller: a
@@ -246,6 +252,13 @@ assert torch.equal(from_windows(to_windows(x, 4), 4, 8, 12), x)
 
 # %% [markdown]
 # ### The shift and its mask
+#
+# Windows that never move never hear of each other. So every second layer cuts the map elsewhere:
+#
+# ```{diagram} windows
+# The marked token sees its window. In the next layer that window holds tokens of four former ones, and at the border,
+# where rolling brings strangers together, a mask keeps them apart.
+# ```
 #
 # Roll, cut, attend under the mask, put together, roll back. The mask does not depend on what is in the map: it is
 # made by rolling and cutting the numbers of the cells just like the map itself.

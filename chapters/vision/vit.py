@@ -156,6 +156,13 @@ assert torch.equal(as_convolution.flatten(2).mT, tokens)
 # %% [markdown]
 # ## Build it
 #
+# From pixels to a class, as the paper has it for an image of 224 pixels:
+#
+# ```{diagram} patches
+# Patches become tokens, a class token goes in front, positions are added; from there on it is the encoder that we know.
+# Sixteen of the 196 patches are drawn.
+# ```
+#
 # ### Patches
 #
 # With three colors a patch of side $p$ has $3p^2$ numbers. Nothing is lost yet: the cut can be undone.
