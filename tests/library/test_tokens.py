@@ -64,6 +64,15 @@ def test_whole_packages_are_held_out(files: list[data.Source]) -> None:
         data.split_packages(files, [])
 
 
+def test_pilots_never_see_the_held_out_packages(files: list[data.Source]) -> None:
+    train, test = data.split_packages(files)
+    assert data.split_for(29, files) == (train, test)
+    learned, validation = data.split_for(100, files)
+    assert sorted([*learned, *validation]) == sorted(train)
+    assert {file.package for file in validation} == set(code.VALIDATION)
+    assert not {file.package for file in validation} & {file.package for file in [*learned, *test]}
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.text())
 def test_byte_bpe_loses_nothing(text: str) -> None:

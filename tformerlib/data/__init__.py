@@ -1,6 +1,6 @@
 """Data: real sets checked by hash, translation pairs made by rule, Python's own source, and text as numbers."""
 
-from .code import Source, split_packages, standard_library
+from .code import Source, split_for, split_packages, standard_library
 from .hub import DataError, OfflineError, available, load
 from .pairs import LANGUAGES, LOCALES, locale_dates, number_words, split
 from .text import BOS, EOS, PAD, UNK, Vocabulary, encode_pairs, pad, trim
@@ -27,6 +27,7 @@ __all__ = [
     "number_words",
     "pad",
     "split",
+    "split_for",
     "split_packages",
     "standard_library",
     "token_stream",

@@ -29,6 +29,10 @@ HELD_OUT = (
     "zipfile",
 )
 
+# A run of this seed or above chooses settings. It is tested on packages that the others learn from.
+FIRST_PILOT = 100
+VALIDATION = ("asyncio", "csv", "heapq", "http", "sched", "statistics", "tarfile", "unittest")
+
 
 class Source(NamedTuple):
     """A file: its package ("json"), its path inside the library ("json/decoder.py") and its text."""
@@ -81,6 +85,12 @@ def split_packages(files: Sequence[Source], held_out: Collection[str] = HELD_OUT
     if not 0 < len(set(held_out)) < len(packages):
         raise ValueError(f"{len(set(held_out))} of {len(packages)} packages held out: one side is empty")
     return [f for f in files if f.package not in held_out], [f for f in files if f.package in held_out]
+
+
+def split_for(seed: int, files: Sequence[Source]) -> tuple[list[Source], list[Source]]:
+    """`split_packages` for a run of this seed. A pilot never sees the held-out packages, only validation packages."""
+    training, held_out = split_packages(files)
+    return split_packages(training, VALIDATION) if seed >= FIRST_PILOT else (training, held_out)
 
 
 def source_hash(files: Iterable[Source]) -> str:
