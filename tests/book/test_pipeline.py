@@ -222,13 +222,11 @@ def test_outputs_are_never_given_to_other_code(book):
 
 
 def test_converters_know_a_notebook_s_language(book):
-    """nbconvert --to script writes .txt without file_extension."""
-    from nbconvert import ScriptExporter
-
+    """nbconvert --to script writes .txt where there is no file_extension."""
     job = Job(book, "one")
     run(job)
     for notebook in (job.source, nbformat.read(job.output, as_version=4)):
-        assert ScriptExporter().from_notebook_node(notebook)[1]["output_extension"] == ".py"
+        assert notebook.metadata.language_info["file_extension"] == ".py"
 
 
 def test_converting_twice_gives_the_same_bytes_and_fills_in_the_repository():

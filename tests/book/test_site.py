@@ -1,6 +1,7 @@
 """The website of a small book: what a page holds, what stops the build, and what the browser check catches."""
 
 import csv
+import hashlib
 import json
 import re
 import shutil
@@ -159,8 +160,8 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> Book:
         "date": "2026-11-23T00:00:00+00:00",
         "seconds": 3.2,
     }
-    write(book, "build/executed/quick/mini-s0.ipynb", notebooks.dumps(notebook))
     write(book, "build/executed/quick/mini-s0.json", json.dumps(run | about | {"records": records}))
+    write(book, "build/executed/quick/mini-s0.ipynb", notebooks.dumps(notebook))
     return book
 
 
@@ -176,6 +177,10 @@ def write(book: Book, name: str, text: str) -> None:
     path = book.root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, "utf-8")
+    if name.startswith("build/executed") and path.suffix == ".ipynb":  # as its run leaves it
+        run = json.loads(path.with_suffix(".json").read_text("utf-8"))
+        run["output_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+        path.with_suffix(".json").write_text(json.dumps(run), "utf-8")
 
 
 @pytest.fixture
@@ -314,6 +319,14 @@ def test_the_ledger_leaves_as_a_table_and_as_linked_data(built: Path) -> None:
 
 
 # --- what stops the build ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", [lambda text: text.replace("12.5", "99.9"), lambda text: text[:500]])
+def test_a_notebook_that_is_not_as_its_run_left_it_is_refused_by_name(edited: Book, damage: Any) -> None:
+    path = edited.executed("mini")
+    path.write_text(damage(path.read_text("utf-8")), "utf-8")
+    with pytest.raises(site.SiteError, match="build/executed/quick/mini-s0.ipynb was damaged or edited after its run"):
+        site.assemble(edited)
 
 
 def test_chapters_that_did_not_run_are_refused(edited: Book) -> None:
