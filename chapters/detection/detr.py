@@ -779,8 +779,8 @@ for name in ("DETR", "left to right", "Conditional"):
 #
 # Conditional DETR has {glue:text}`detr-half-conditional` points at half. Over the recorded seeds it is then ahead of
 # DETR by {recorded}`conditional-detr.half-the-steps:ahead` points, and differs by
-# {recorded}`conditional-detr.half-the-steps:at_half` from what DETR has in the end: {verdict}`conditional-detr.half-the-steps`. Nor is this a test of one
-# idea. DETR's learning rate falls over its last
+# {recorded}`conditional-detr.half-the-steps:at_half` from what DETR has in the end:
+# {verdict}`conditional-detr.half-the-steps`. Nor is this a test of one idea. DETR's learning rate falls over its last
 # steps, which helps it, and Conditional DETR is not given that; and each has its own paper's loss for the classes,
 # cross-entropy for DETR and focal loss for Conditional DETR (see the exercise *Why a tenth?*).
 
