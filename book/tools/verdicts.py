@@ -58,7 +58,7 @@ def _role(match: re.Match[str], look: Look, link: Link | None) -> str:
     id, _, metric = match["what"].partition(":")
     verdict = _of(id, look)
     if match["role"] == "verdict":
-        return f"[{verdict.word}]({link(id)})" if link else f"**{verdict.word}**"
+        return f'<a href="{link(id)}">{verdict.word}</a>' if link else f"**{verdict.word}**"
     if metric not in verdict.claim.metrics:
         raise ProseError(f"{match[0]}: {id} has no metric {metric!r}; it has {', '.join(verdict.claim.metrics)}")
     if metric not in verdict.summaries:
