@@ -50,10 +50,10 @@ def load_published(model: Model, state: Mapping[str, Any], source: str = "transf
     names = [kind.__name__ for kind in kinds]
     maker = next((_makers[name, source] for name in names if (name, source) in _makers), None)
     if maker is None:
-        kind, known = type(model).__name__, sorted({s for k, s in _makers if k in names})
+        own, known = type(model).__name__, sorted({s for k, s in _makers if k in names})
         if not known:
-            raise ValueError(f"no published weights are known for {kind}")
-        raise ValueError(f"no rules for {kind} from source={source!r}; known sources: {', '.join(known)}")
+            raise ValueError(f"no published weights are known for {own}")
+        raise ValueError(f"no rules for {own} from source={source!r}; known sources: {', '.join(known)}")
     state, rules = maker(model, unwrap(state))
     model.load_state_dict(convert(state, rules))
     return model
