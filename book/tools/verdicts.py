@@ -55,7 +55,7 @@ def _branch(match: re.Match[str], text: str, look: Look) -> str:
 
 
 def _role(match: re.Match[str], look: Look, link: Link | None) -> str:
-    id, _, metric = match["what"].partition(":")
+    id, _, metric = re.sub(r"\s", "", match["what"]).partition(":")  # a name may be wrapped where prose is
     verdict = _of(id, look)
     if match["role"] == "verdict":
         return f'<a href="{link(id)}">{verdict.word}</a>' if link else f"**{verdict.word}**"

@@ -38,9 +38,13 @@ def look(state: str, word: str = "shown", runs: bool = True):
 )
 def test_the_branch_of_the_state_is_shown(state, sentence):
     text = resolved(TEXT, look(state), link=lambda id: f"#{id}")
-    assert "It came out <a href=\"#a.b\">shown</a>, at 2 [1.5, 2.5] points." in text
+    assert 'It came out <a href="#a.b">shown</a>, at 2 [1.5, 2.5] points.' in text
     assert [s for s in ("It helps.", "It hurts.", "Nobody knows.") if s in text] == [sentence]
     assert text.endswith("After.") and ":::" not in text
+
+
+def test_a_name_may_be_wrapped_as_prose_is():
+    assert resolved("{recorded}`a.b:\ngain`", look("positive")) == "2 [1.5, 2.5]"
 
 
 def test_before_any_run_the_word_says_so():
