@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu
+from book.tools.results import append
+from tests.book.test_records import LINE
 
 
 def writes(path: Path, *, seconds: float = 0.0, code: int = 0) -> gpu.Step:
@@ -52,13 +54,13 @@ def test_chapters_with_the_fewest_results_come_first(tmp_path):
     for name in ("rich", "poor"):
         (tmp_path / f"chapters/p/{name}.py").parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / f"chapters/p/{name}.py").write_text("")
-    (tmp_path / "data/results").mkdir(parents=True)
-    (tmp_path / "data/claims.yml").write_text("- {id: rich.a, chapter: rich}\n- {id: poor.a, chapter: poor}\n")
-    (tmp_path / "data/results/rich.json").write_text('[{"profile": "full"}]')
-    (tmp_path / "data/results/poor.json").write_text('[{"profile": "quick"}]')
+    for seed in (10, 11):
+        run = LINE["run"].replace("one-quick-s10", f"rich-full-s{seed}")
+        line = LINE | {"run": run, "chapter": "rich", "profile": "full", "seed": seed}
+        append(tmp_path / "data/results/rich.jsonl", line)
     steps = gpu.chapters(gpu.Book(tmp_path), ["rich", "poor"], "full", 2)
     assert [step.name.removeprefix("chapter ") for step in steps] == [
-        "poor, full, seed 0", "rich, full, seed 0", "poor, full, seed 1", "rich, full, seed 1",
+        "poor, full, seed 10", "rich, full, seed 10", "poor, full, seed 11", "rich, full, seed 11",
     ]  # fmt: skip
 
 
