@@ -279,6 +279,14 @@ def test_a_later_run_supersedes_and_the_earlier_is_counted(ledger: Path) -> None
     assert "5 earlier runs of these seeds" in " ".join(cards.remarks(verdict))
 
 
+def test_runs_for_a_row_since_rewritten_judge_nothing_and_are_counted(ledger: Path) -> None:
+    rows = gains(dict(zip(range(10, 15), CLEAR, strict=True)))
+    record(ledger, *({**row, "claims": {"test.gain": {"other": 1.0}}} for row in rows[:2]), *rows)
+    assert (str(claims.verdict("test.gain")), claims.verdict("test.gain").superseded) == ("shown", 2)
+    record(ledger, *rows, {**rows[0], "claims": {"test.gain": {"other": 1.0}}})
+    assert (str(claims.verdict("test.gain")), claims.verdict("test.gain").superseded) == ("not run yet", 2)
+
+
 def test_seeds_that_do_not_judge_and_broken_lines_are_refused(ledger: Path) -> None:
     record(ledger, *gains({0: 1.0}))
     with pytest.raises(LedgerError, match=r"test\.jsonl, line 1: seed 0 does not judge; 10 to 29 do"):

@@ -83,7 +83,7 @@ class Verdict:
     profile: str
     judgment: Judgment | None
     runs: Runs  # of the seeds that count: 10, 11, ... up to the look that decided, or all there are
-    superseded: int = 0  # earlier runs of the same seeds
+    superseded: int = 0  # earlier runs of the same seeds, and runs for a row since rewritten
     keys: frozenset[str] = frozenset()  # content keys of the runs
 
     @property
@@ -185,16 +185,20 @@ def lines(chapter: str, folder: Path | None = None) -> Iterator[dict[str, Any]]:
 
 
 def verdict_in(claim: Claim, profile: str, folder: Path | None = None) -> Verdict:
-    """What the records of one profile say."""
-    runs: Runs = {}
-    keys: dict[int, str] = {}
+    """What the records of one profile say.
+
+    The last run of a seed counts. One that measured other things, for a row since rewritten, judges nothing.
+    """
+    last: dict[int, dict[str, Any]] = {}
     superseded = 0
     for line in lines(claim.chapter, folder):
-        if line["profile"] != profile or line["ended"] != "finished" or claim.id not in line["claims"]:
-            continue
-        superseded += line["seed"] in runs
-        runs[line["seed"]] = checked(claim, line["claims"][claim.id], f" in {line['run']}")
-        keys[line["seed"]] = line.get("key", "")
+        if line["profile"] == profile and line["ended"] == "finished" and claim.id in line["claims"]:
+            superseded += line["seed"] in last
+            last[line["seed"]] = line
+    fitting = {seed: line for seed, line in last.items() if set(line["claims"][claim.id]) == set(claim.metrics)}
+    superseded += len(last) - len(fitting)
+    runs = {seed: checked(claim, line["claims"][claim.id], f" in {line['run']}") for seed, line in fitting.items()}
+    keys = {seed: line.get("key", "") for seed, line in fitting.items()}
     in_order = [seed for seed in range(FIRST_SEED, LAST_SEED + 1) if set(range(FIRST_SEED, seed + 1)) <= set(runs)]
     if claim.kind == "identity":
         in_order = sorted(runs)
