@@ -114,6 +114,11 @@ def variant_of(name: str) -> Callable[..., nn.Module]:
     return _factories[name]
 
 
+def parameters_of(name: str) -> dict[str, inspect.Parameter]:
+    """The arguments that a name's overrides may replace, with their defaults."""
+    return dict(inspect.signature(variant_of(name)).parameters)
+
+
 def module_of(name: str) -> Path:
     """The file that registers a model, found without importing it.
 

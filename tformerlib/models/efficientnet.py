@@ -3,7 +3,8 @@
 A convolutional network, here because hybrids read its maps. Images and maps are (B, C, H, W).
 
 By default it is as the released weights want it: TensorFlow's padding, and 1e-3 in BatchNorm. The same network trained
-in torch from scratch (timm's `efficientnet_b0`) has conv=nn.Conv2d, norm=nn.BatchNorm2d.
+in torch from scratch (timm's `efficientnet_b0`) has conv=nn.Conv2d, norm=nn.BatchNorm2d. Fresh convolutions begin as
+torch begins them; the authors' code draws them with variance 2 / (outputs x area of the kernel).
 """
 
 from collections.abc import Callable

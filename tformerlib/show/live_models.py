@@ -33,6 +33,9 @@ class Export:
         """The weights as JavaScript reads them: what the integers stand for."""
         return {tensor["name"]: _read(tensor, self.data) for tensor in self.about["tensors"]}
 
+    def _ipython_display_(self) -> None:
+        """Nothing: as the last value of a cell it would print all its weights."""
+
 
 def export(model: nn.Module, *, name: str, kind: str, config: dict[str, Any], precision: str = "int8") -> Export:
     """The weights of a model as bytes, and what they are.
