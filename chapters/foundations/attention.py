@@ -183,6 +183,25 @@ print("pull of “two” on the context, in 32nds:", (32 * pulls[1]).tolist())
 # Check one number yourself: *two* has weight $1/2$ and value $(1, 0, 0)$, so its pull is
 # $\frac12 (\frac{4}{16}, -\frac{2}{16}, -\frac{2}{16})$, which is $(4, -2, -2)$ in 32nds.
 #
+# Numbers that you can move say more. Below, six other words lie in a plane, each of them key and value at once, and
+# the scores are divided by $\sqrt 2$, for a reason that comes later in this chapter. Turn the query toward *home* and
+# then toward the two animals: what happens to the mixed value between *dog* and *cat*? Then make all scores larger.
+
+# %% tags=["hide-input"]
+plane = {
+    "the": (-0.4, 0.3), "dog": (1.6, 1.1), "chased": (-1.2, 1.3), "a": (-0.3, -0.5), "cat": (1.7, 0.4),
+    "home": (0.2, -1.6),
+}  # fmt: skip
+pointing = (torch.tensor(list(plane.values())) @ torch.tensor([1.2, 0.8]) / 2**0.5).softmax(0)
+listed = "\n".join(f"{word:7} {share:.2f}" for word, share in zip(plane, pointing.tolist(), strict=True))
+show.live_widget(
+    "attention",
+    fallback=f"<p>Weights of six words for the query (1.2, 0.8):</p><pre>{listed}</pre>",
+    alt="Six words as arrows in a plane and a query arrow that can be moved; bars show the six weights.",
+    caption="A query that you can drag. The arrows' width is the weight; the green arrow is the mixed value.",
+)
+
+# %% [markdown]
 # ## Build it
 #
 # The whole machine first. What is new is the part in the middle: a comparison, weights, a weighted sum.
@@ -1201,6 +1220,32 @@ show.attention_widget(
 )
 
 # %% [markdown]
+# Try sentences of your own. The network that trained above is in this page; it is small, and it makes mistakes, more of
+# them the longer the number. When it writes a wrong word, look at the row: did it read in the wrong place, or read the
+# right word and write another?
+
+# %% tags=["hide-input"]
+example = test_pairs[middle := chosen[1]]
+written = german_words.decode(greedy(models["additive"], source[middle : middle + 1], limit=20)[0])
+probe = [tuple(ids[i : i + 1].to(run.device) for ids in test) for i in range(100)]
+show.live(
+    models["additive"],
+    name="attention-translator",
+    kind="translator",
+    config={"hidden": hidden["additive"]},
+    page={
+        "source": english_words.tokens, "target": german_words.tokens, "begin": data.BOS, "end": data.EOS, "special": 4,
+        "closed": True, "example": example[0],
+        "hint": "Type a number in English words. Below, each German word with the places it was read from.",
+    },
+    inputs=probe,
+    answer=lambda model, pair: model(pair[0], pair[1][:, :-1]),
+    fallback=f"<p>{example[0]}:</p><pre>{written}</pre>",
+    alt="A box for an English number; below it the German words that the network writes and a map of where it looks.",
+    caption="The additive translator of this chapter, to talk to.",
+)  # fmt: skip
+
+# %% [markdown]
 # {cite:t}`bahdanau2015` show such maps and find that they agree with intuition. Number words let us count: for every
 # German word that has a translation of one word in the source, does the largest weight lie on a word that it
 # translates? (*Und* and the end have none and are left out.) Somebody who only reads along at an even pace, and looks
@@ -1255,7 +1300,6 @@ show.glue("attention-near", f"{on_word(aligned, reach=1):.0f} %")
 # How does such a map come about? The same sentence, from early in training to its end:
 
 # %%
-middle = chosen[1]
 shape = len(rows["2, additive"]), len(columns["2, additive"])
 during = {str(step): maps[middle, : shape[0], : shape[1]] for step, maps in growing.items()}
 sharpness = [weights.amax(-1).mean().item() for weights in during.values()]

@@ -18,6 +18,7 @@ from ..run.records import emit, in_kernel
 from .frame import as_figure, described, present, rich
 
 KINDS = ("gpt", "bert", "vit", "swin", "detr", "translator", "learning-gpt")
+WITHOUT_MODEL = ("attention",)  # widgets that compute with numbers of their own
 LARGEST = 600_000  # bytes: what a phone should have to load for one model
 FEW = 1024  # tensors with fewer numbers stay in float32: they cost little, and norms and biases are sensitive
 
@@ -156,15 +157,32 @@ def live(
     same = "" if share is None else f"; {100 * share:.1f} % of {sum(map(len, before)):,} answers are those of float32"
     note = f"{caption} The model is in this page: {size} of weights from this very run ({precision}{same})."
     emit_files(name, Export(about, exported.data))
+    _place(kind, fallback, note, alt, name)
+    return exported
+
+
+def live_widget(kind: str, *, fallback: str, caption: str, alt: str) -> None:
+    """Shows the place of a widget that needs no model; arguments as in `live`.
+
+    Raises:
+        ValueError: no widget of that kind.
+    """
+    if kind not in WITHOUT_MODEL:
+        raise ValueError(f"kind={kind!r} is not one of {', '.join(WITHOUT_MODEL)}; the others take a model: live(...)")
+    _place(kind, fallback, caption, alt)
+
+
+def _place(kind: str, fallback: str, caption: str, alt: str, name: str | None = None) -> None:
+    """A figure that the page's script wakes."""
+    model = f' data-model="{name}"' if name else ""
     frame = (
-        f'<div class="tf-live" data-model="{name}" data-kind="{kind}" role="group" aria-label="{described(alt)}">'
+        f'<div class="tf-live"{model} data-kind="{kind}" role="group" aria-label="{described(alt)}">'
         f'<div class="tf-live-still">{fallback}</div></div>'
     )
     if in_kernel():
-        present({"text/html": as_figure(frame, note, kind="live")}, alt=alt)
+        present({"text/html": as_figure(frame, caption, kind="live")}, alt=alt)
     else:
-        print(f"[live model {name}: {alt}] {rich(note)}")
-    return exported
+        print(f"[live {name or kind}: {alt}] {rich(caption)}")
 
 
 def emit_files(name: str, exported: Export) -> None:
