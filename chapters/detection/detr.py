@@ -865,6 +865,37 @@ show.attention_widget(
 )
 
 # %% [markdown]
+# Now make scenes of your own, on a gray ground. Drag a figure over another: when do two boxes become one? Make the
+# threshold low and see what the other queries hold ready. Below the scene is the matching's cost for each query and
+# figure, class and box alone: the loss would match the cheapest pairs.
+
+# %% tags=["hide-input"]
+red, green, violet = [214, 64, 51], [46, 160, 88], [140, 96, 200]
+figures = [
+    {"kind": "disc", "x": 9, "y": 10, "w": 11, "h": 10, "color": red},
+    {"kind": "square", "x": 23, "y": 9, "w": 9, "h": 10, "color": green},
+    {"kind": "triangle", "x": 16, "y": 24, "w": 12, "h": 10, "color": violet},
+]
+plain_scenes = scenes(40, **simple, contrast=0.0, split="test", seed=1)
+show.live(
+    detr,
+    name="detr-scenes",
+    kind="detr",
+    config={"encoder": sizes["encoder"], "decoder": sizes["decoder"], "heads": 4, "strides": [2, 2, 1], "groups": 8},
+    page={
+        "side": 32, "background": [128, 128, 128], "mean": [0.5] * 3, "std": [0.5] * 3, "classes": list(FIGURES),
+        "examples": [figures[:2], figures, [figures[2] | {"w": 7, "h": 7}]], "add": figures,
+        "hint": "Drag the figures, or choose one with a click and move it by the arrow keys.",
+    },
+    inputs=as_floats(plain_scenes.images).split(1),
+    answer=lambda model, image: model(image).logits[-1],
+    fallback=f'<img src="{show.picture(test.images[richest].repeat_interleave(8, 1).repeat_interleave(8, 2))}" alt="">',
+    alt="A scene of figures that can be dragged, with the boxes that a DETR finds, and a table of matching costs.",
+    caption="The DETR of this chapter, at every move.",
+    precision="float16",
+)  # fmt: skip
+
+# %% [markdown]
 # ### The matching changes its mind
 #
 # The matching is computed anew in each step, from predictions that are still poor. How often does an object get another
@@ -1209,6 +1240,67 @@ show.expect(most < fewest, "the share of objects found is lower in the fullest s
 
 # %% tags=["hide-input"]
 claims.summary(verdicts)
+
+# %% [markdown]
+# ## Questions
+#
+# Choose before you read on: each answer says why it is right or wrong. Which one is right was computed by this run.
+
+# %% tags=["hide-input"]
+cost = np.array([[1.0, 2.0], [2.0, 9.0]])
+pairs = list(zip(*linear_sum_assignment(cost), strict=True))
+total = sum(cost[pair] for pair in pairs)
+show.quiz(
+    "Two queries, two objects. Query 1 costs 1 and 2, query 2 costs 2 and 9. How does the matching pair them?",
+    [
+        ("Query 1 with object 1, its cheapest.", "Then query 2 is left with a 9: ten in all.", total == 10),
+        ("Query 1 with object 2.", "Two and two make four: the sum counts, not the single best pair.", total == 4),
+        ("Both with object 1.", "Each object goes to one query.", total == 3),
+    ],
+    name="detr-matching",
+)
+far, near = (
+    generalized_iou(torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([[x, 0, x + 1, 1]])).item() for x in (4.0, 2.0)
+)
+show.quiz(
+    "Two boxes do not touch. What does generalized IoU say that IoU does not?",
+    [
+        (
+            "How far apart they are.",
+            "IoU is 0 for all of them and has no gradient; this one falls with the gap.",
+            far < near < 0,
+        ),
+        ("Whether they have the same shape.", "It compares areas only.", far == near),
+        ("Nothing.", "IoU would be 0 in both cases.", far == near == 0),
+    ],
+    name="detr-giou",
+)
+
+# %% tags=["hide-input"]
+idle = (100 - 7) / 100
+show.quiz(
+    "A COCO image has about seven objects, and DETR has 100 queries. What is most of its classification loss about?",
+    [
+        (
+            "*No object*",
+            f"{100 * idle:.0f} % of the queries; so the paper gives them a tenth of the weight.",
+            idle > 0.5,
+        ),
+        ("People", "The most frequent class is still rare among the queries.", idle < 0.2),
+        ("All classes alike", "There are 93 idle queries for 7 that found something.", idle == 0.5),
+    ],
+    name="detr-idle",
+)
+places, points = 100 * 100, 4
+show.quiz(
+    "A map of 100 by 100. How many keys does a query of Deformable DETR look at in it, with four points a head?",
+    [
+        ("10,000", "That is global attention.", points == places),
+        ("4 a head", "It says where, and reads between the places there.", points == 4),
+        ("100 a head", "That would be a row or a column.", points == 100),
+    ],
+    name="detr-points",
+)
 
 # %% [markdown]
 # ## Exercises

@@ -1442,6 +1442,57 @@ claims.summary(verdicts)
 # there is whether attention is ahead with equal parameters and a third of the steps, and whether its lead grows with
 # length. That no amount of training would close the gap was never the paper's claim either.
 #
+# ## Questions
+#
+# Choose before you read on: each answer says why it is right or wrong. Which one is right was computed by this run.
+
+# %% tags=["hide-input"]
+x = torch.randn(1, 6, 8)
+moved = torch.randperm(6)
+plain = lambda x: scaled_dot_product(x, x, x)  # noqa: E731
+follows = torch.allclose(plain(x[:, moved]), plain(x)[:, moved], atol=1e-6)
+show.quiz(
+    "Six tokens attend to each other, without positions. You shuffle them. What happens to the six outputs?",
+    [
+        ("They are shuffled in the same way.", "Each output is a mean over a set, and a set has no order.", follows),
+        ("They stay as they are.", "The set is the same, but the token that asks has moved.", not follows),
+        ("All of them change.", "No sum depends on the order of what is added.", False),
+    ],
+    name="attention-shuffled",
+)
+scores = torch.tensor([2.0, 1.0, 0.0])
+added, doubled = (scores + 5).softmax(0), (2 * scores).softmax(0)
+show.quiz(
+    "You add 5 to all scores of a query. What happens to its weights?",
+    [
+        (
+            "Nothing.",
+            "The factor $e^5$ stands in every numerator and in the sum.",
+            torch.allclose(added, scores.softmax(0)),
+        ),
+        ("The largest one grows.", "That is what *multiplying* the scores does.", bool(added[0] > doubled[0])),
+        ("They become more equal.", "Only the differences of scores count, and these are as before.", False),
+    ],
+    name="attention-added",
+)
+
+# %% tags=["hide-input"]
+counts = {h: sum(p.numel() for p in tf.layers.blocks.Attention(64, h).parameters()) for h in (1, 8)}
+show.quiz(
+    "A layer of width 64 has one head. You give it eight heads of width 8. What happens to its number of parameters?",
+    [
+        (
+            "It stays the same.",
+            "The four matrices are as large as before; only the sums inside are cut.",
+            counts[1] == counts[8],
+        ),
+        ("Eight times as many.", "That would be eight heads of the *full* width.", counts[8] == 8 * counts[1]),
+        ("An eighth.", "Each head is an eighth as wide, and there are eight.", 8 * counts[8] == counts[1]),
+    ],
+    name="attention-heads",
+)
+
+# %% [markdown]
 # ## Exercises
 #
 # ```{exercise} The weights, for a batch

@@ -940,6 +940,64 @@ claims.summary(verdicts)
 # %% [markdown]
 # Equalities are judged in float64 and say nothing of speed. The paper's speed needs a large GPU.
 #
+# ## Questions
+#
+# Choose before you read on: each answer says why it is right or wrong. Which one is right was computed by this run.
+
+# %% tags=["hide-input"]
+first, second = torch.tensor([1.0, 3.0]), torch.tensor([5.0, 2.0])
+running = (first - 3).exp().sum() * torch.tensor(3.0 - 5.0).exp() + (second - 5).exp().sum()
+right = torch.allclose(running, (torch.cat([first, second]) - 5).exp().sum())
+show.quiz(
+    "A row's largest score so far was 3, and a tile with a 5 arrives. What happens to the sum kept so far?",
+    [
+        ("It is multiplied by $e^{3 - 5}$.", "It was measured against 3 and has to be measured against 5.", right),
+        ("Nothing; the new terms are added.", "Then old and new terms would be on different scales.", not right),
+        ("It starts over.", "The old keys count too.", False),
+    ],
+    name="gpu-rescale",
+)
+gigabytes = 16 * 16_384**2 * 2 / 1e9
+show.quiz(
+    "Sixteen heads, 16,384 tokens, scores in 16 bits. How much memory would the written-out scores of a layer take?",
+    [
+        ("About 9 MB", "That is how the tiled way grows, with the tokens.", gigabytes < 0.1),
+        ("About 0.5 GB", "That is one head.", 0.1 < gigabytes < 1),
+        ("About 9 GB", "Tokens squared, times two bytes, times sixteen.", 5 < gigabytes < 15),
+    ],
+    name="gpu-memory",
+)
+
+# %% tags=["hide-input"]
+scores = torch.randn(3, 7)
+again = (scores - scores.logsumexp(1, keepdim=True)).exp()
+kept = torch.allclose(again, scores.softmax(1), atol=1e-6)
+show.quiz(
+    "The backward pass needs the weights again, and nobody kept them. What was kept for each row instead?",
+    [
+        ("Its log-sum-exp: one number.", "$e^{s - \\lambda}$ is the weight, from scores that are computed anew.", kept),
+        ("Its scores.", "They are as large as the weights.", not kept),
+        ("Nothing: the softmax is run again from the start.", "One number saves a pass over the row.", False),
+    ],
+    name="gpu-backward",
+)
+tokens, width, tile = 4096, 64, 128
+written_out, tiled = 4 * tokens**2 * width, (tokens // tile) ** 2 * (4 * tile * tile * width)
+show.quiz(
+    "The tiled forward pass is faster on a GPU. Does it multiply less?",
+    [
+        (
+            "No: as much.",
+            "Every score is computed, and every value is added. What it saves is traffic.",
+            tiled == written_out,
+        ),
+        ("Yes: about half.", "A causal mask saves half of it, in both ways alike.", 2 * tiled == written_out),
+        ("Yes: it grows with the tokens, not with their square.", "That is its memory.", tiled * tile == written_out),
+    ],
+    name="gpu-work",
+)
+
+# %% [markdown]
 # ## Exercises
 #
 # ```{exercise} Where a T4 stops waiting

@@ -1899,6 +1899,78 @@ claims.summary(verdicts)
 # judged seeds had never been run. And the race is sensitive to its length: stop it earlier or let it run longer, and
 # both halves of the claim move. That is why its conditions were written down first.
 #
+# ## Questions
+#
+# Choose before you read on: each answer says why it is right or wrong. Which one is right was computed by this run.
+
+# %% tags=["hide-input"]
+layer = tf.layers.blocks.Attention(16, 2, causal=True).eval()
+early, late = torch.randn(1, 5, 16), torch.randn(1, 1, 16)
+with torch.no_grad():
+    before = layer(torch.cat([early, torch.zeros(1, 1, 16)], 1))[:, :5]
+    after = layer(torch.cat([early, late], 1))[:, :5]
+same = torch.allclose(before, after, atol=1e-6)
+show.quiz(
+    "In training a decoder reads the whole target at once. You change its last word. Which outputs change?",
+    [
+        ("That of the last word alone.", "The mask hides later words; so all can be trained in one pass.", same),
+        ("All of them.", "Without the mask they would, and the model could copy the answer.", not same),
+        ("None.", "The last place reads its own word.", False),
+    ],
+    name="transformer-mask",
+)
+counts = {}
+for d in (128, 256):
+    small = tf.create_model("transformer_base", source_vocab=10, depth=1, dim=d, hidden=4 * d, heads=4)
+    counts[d] = sum(p.numel() for p in small.parameters())
+ratio = counts[256] / counts[128]
+show.quiz(
+    "You double the width of a model and of its MLPs. By about what does a layer's number of parameters grow?",
+    [
+        ("By 2.", "So do vectors: norms and biases. But most parameters are in matrices.", ratio < 3),
+        ("By 4.", "Matrices have both sides doubled.", 3 < ratio < 6),
+        ("By 8.", "Matrices have two sides, not three.", ratio > 6),
+    ],
+    name="transformer-width",
+)
+
+# %% tags=["hide-input"]
+sure = [
+    F.cross_entropy(torch.tensor([[x, 0.0, 0.0, 0.0]]), torch.tensor([0]), label_smoothing=0.1) for x in (3.5, 20.0)
+]
+show.quiz(
+    "Label smoothing of 0.1: one model gives the right word a share of 0.92, another 0.99999. Whose loss is lower?",
+    [
+        (
+            "That of the first.",
+            "Smoothing asks for about 0.925 here; more is punished by the other words.",
+            bool(sure[0] < sure[1]),
+        ),
+        ("That of the second.", "Without smoothing it would be.", bool(sure[0] > sure[1])),
+        ("They are equal.", "The loss still looks at all shares.", bool(sure[0] == sure[1])),
+    ],
+    name="transformer-smoothing",
+)
+schedule = training.noam(512, 4000)
+show.quiz(
+    "The paper's schedule has 4000 steps of warm-up. At which of these steps is the rate highest?",
+    [
+        (
+            "400",
+            "There it is still rising, at a tenth of the top.",
+            schedule(400) > max(schedule(4000), schedule(40_000)),
+        ),
+        (
+            "4,000",
+            "Until then it rises in a line, then it falls with the root of the step.",
+            schedule(4000) > max(schedule(400), schedule(40_000)),
+        ),
+        ("40,000", "By then it has fallen to a third.", schedule(40_000) > max(schedule(400), schedule(4000))),
+    ],
+    name="transformer-warmup",
+)
+
+# %% [markdown]
 # ## Exercises
 #
 # ```{exercise} Count a decoder layer

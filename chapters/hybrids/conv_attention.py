@@ -1255,6 +1255,62 @@ assert ours[0] == ours[2] != ours[1]
 # The verdicts stand above, after the experiments; the cards say what the papers report and what each verdict asks for.
 
 # %% [markdown]
+# ## Questions
+#
+# Choose before you read on: each answer says why it is right or wrong. Which one is right was computed by this run.
+
+# %% tags=["hide-input"]
+gate = torch.sigmoid(torch.tensor(1.0)).item()
+show.quiz(
+    "ConViT's gates begin at $\\lambda = 1$. How much of a head's attention goes by place at the start?",
+    [
+        ("All of it", "That would need an endless $\\lambda$.", gate > 0.99),
+        (f"{100 * gate:.0f} %", "The logistic of 1; the rest goes by content.", 0.7 < gate < 0.75),
+        ("Half", "That is $\\lambda = 0$.", gate == 0.5),
+    ],
+    name="hybrids-gate",
+)
+local = nn.Conv2d(8, 8, 5, padding=2, groups=8, bias=False)
+x = torch.randn(1, 8, 9, 9)
+linear = torch.allclose(local(2 * x), 2 * local(x), atol=1e-5)
+show.quiz(
+    "UniFormer's local block gathers neighbors by a depthwise convolution. What do its weights depend on?",
+    [
+        ("On the offset alone.", "Twice the input gives twice the output: nothing was compared.", linear),
+        ("On the content.", "That is the global block, with queries and keys.", not linear),
+        ("On the place in the image.", "The same kernel is used everywhere.", False),
+    ],
+    name="hybrids-local",
+)
+
+# %% tags=["hide-input"]
+kv_tokens = {stride: (14 // stride) ** 2 for stride in (1, 2)}
+show.quiz(
+    "CvT makes keys and values with stride 2 on a map of 14 by 14. By how much do the pairs shrink?",
+    [
+        ("By 2", "Both sides of the map are halved.", kv_tokens[1] == 2 * kv_tokens[2]),
+        ("By 4", "There are as many queries, and a quarter of the keys.", kv_tokens[1] == 4 * kv_tokens[2]),
+        ("By 16", "The queries stay.", kv_tokens[1] == 16 * kv_tokens[2]),
+    ],
+    name="hybrids-stride",
+)
+attention_side = 224 // 16
+show.quiz(
+    "CoAtNet's layout is CCTT: two stages of convolutions, two of attention. How many tokens does the first of the "
+    "latter have at 224 pixels?",
+    [
+        ("3,136", "That is a map of 56 by 56, where its convolutions work.", attention_side**2 == 3136),
+        (
+            "196",
+            "Convolutions have brought the map down to 14 by 14, which attention can pay for.",
+            attention_side**2 == 196,
+        ),
+        ("49", "That is the last stage.", attention_side**2 == 49),
+    ],
+    name="hybrids-layout",
+)
+
+# %% [markdown]
 # ## Exercises
 #
 # ```{exercise} What a depthwise projection costs

@@ -1533,6 +1533,57 @@ assert differs["none"] == 0 and min(value for kind, value in differs.items() if 
 claims.summary(verdicts)
 
 # %% [markdown]
+# ## Questions
+#
+# Choose before you read on: each answer says why it is right or wrong. Which one is right was computed by this run.
+
+# %% tags=["hide-input"]
+kernel, depth = 9, 8
+field = 1 + depth * (kernel - 1)
+show.quiz(
+    "A ConvMixer has eight blocks with kernels of 9 by 9. Over how many patches does an output look, along a side?",
+    [
+        ("9", "That is one block.", field == 9),
+        ("65", "Each block adds eight.", field == 65),
+        ("72", "The middle patch would be counted eight times.", field == 72),
+    ],
+    name="mixers-field",
+)
+dense, cut = 256 * 256 * 81, 256 * 81 + 256 * 256
+show.quiz(
+    "A kernel of 9 by 9 over 256 channels: depthwise plus pointwise instead of dense. What is left of the weights?",
+    [
+        ("About a half", "The product became a sum.", 0.3 < cut / dense < 0.7),
+        ("About a sixtieth", "81 + 256 numbers a channel instead of 81 times 256.", 1 / 80 < cut / dense < 1 / 50),
+        ("As many", "Mixing places and mixing channels are now two steps.", cut == dense),
+    ],
+    name="mixers-depthwise",
+)
+
+# %% tags=["hide-input"]
+width = 32
+cheaper = next(n for n in range(1, 10**4) if 2 * n * width**2 < 2 * n**2 * width)
+show.quiz(
+    "Linear attention multiplies $K^\\top V$ first. From how many tokens on is that cheaper, with heads of width 32?",
+    [
+        ("From 33 on", "$N D^2$ against $N^2 D$: where the tokens outnumber the width.", cheaper == 33),
+        ("From 1,025 on", "That is the width squared.", cheaper == 1025),
+        ("Always", "Few tokens make a small matrix of scores.", cheaper == 1),
+    ],
+    name="mixers-linear",
+)
+frames = torch.tensor([0.9, 0.45, 0.45, 0.45])
+show.quiz(
+    "Four frames of a film are *fake* with 0.9, 0.45, 0.45 and 0.45. The film's answer is their mean. What is it?",
+    [
+        ("Fake", "The mean is 0.56: one sure frame outweighs three that waver.", bool(frames.mean() > 0.5)),
+        ("Real", "Three of four votes say so, but shares are averaged, not votes.", bool(frames.mean() < 0.5)),
+        ("Undecided", "The mean is not a half.", bool(frames.mean() == 0.5)),
+    ],
+    name="mixers-vote",
+)
+
+# %% [markdown]
 # ## Exercises
 #
 # ```{exercise} Where the lines cross

@@ -901,6 +901,75 @@ assert extra == got.positions.numel() == 64 * 32 and torch.equal(meant.positions
 claims.summary(verdicts)
 
 # %% [markdown]
+# ## Questions
+#
+# Choose before you read on: each answer says why it is right or wrong. Which one is right was computed by this run.
+
+# %% tags=["hide-input"]
+field, stride = 1, 1
+for _ in range(4):  # four convolutions of 3 x 3, each with stride 2
+    field, stride = field + 2 * stride, stride * 2
+show.quiz(
+    "Four convolutions of 3 by 3 with stride 2 replace a patch of 16 pixels. How wide is what a token sees?",
+    [
+        ("16 pixels", "That is the patch; neighbors now overlap.", field == 16),
+        ("31 pixels", "1, 3, 7, 15, 31: each layer adds twice the stride so far.", field == 31),
+        ("9 pixels", "That would be four layers without strides.", field == 9),
+    ],
+    name="stems-field",
+)
+with torch.device("meta"):
+    depth_p, depth_c = (len(tf.create_model(name).blocks) for name in ("vit_p_1gf", "vit_c_1gf"))
+show.quiz(
+    "ViT-C has a stem of convolutions. What does the paper take away for it, so that the cost stays the same?",
+    [
+        ("One block.", "The stem costs about as many multiplications as a block.", depth_p - depth_c == 1),
+        ("Nothing.", "Then the comparison would not be fair.", depth_p == depth_c),
+        ("Half of the heads.", "Heads cost nothing by themselves.", False),
+    ],
+    name="stems-block",
+)
+
+# %% tags=["hide-input"]
+tokens = torch.randn(2, 9, 8)
+shares = nn.Linear(8, 1)(tokens).softmax(1)
+show.quiz(
+    "CCT has no class token. How does it make one vector of many?",
+    [
+        (
+            "By a mean whose weights depend on the tokens.",
+            "A linear layer scores each one, and a softmax makes shares of it.",
+            not torch.allclose(shares[0], shares[1]) and torch.allclose(shares.sum(1), torch.ones(2, 1)),
+        ),
+        ("By a plain mean.", "That is one of the alternatives it was compared with.", bool((shares == 1 / 9).all())),
+        ("By the first token.", "No token is special here.", False),
+    ],
+    name="stems-pooling",
+)
+padded = F.conv2d(torch.ones(1, 1, 6, 6), torch.ones(1, 1, 3, 3), padding=1)
+show.quiz(
+    "A stem of convolutions sees an image of one color. Can what comes after tell where a token lies?",
+    [
+        (
+            "No: all tokens are equal.",
+            "In the middle they are; look at the border.",
+            bool((padded == padded[0, 0, 2, 2]).all()),
+        ),
+        (
+            "At the border, yes.",
+            "Zeros around the image make the sums there smaller.",
+            bool(padded[0, 0, 0, 0] < padded[0, 0, 2, 2]),
+        ),
+        (
+            "Everywhere, yes.",
+            "Farther inside than the stem sees, nothing differs.",
+            bool(padded[0, 0, 2, 2] != padded[0, 0, 3, 3]),
+        ),
+    ],
+    name="stems-border",
+)
+
+# %% [markdown]
 # ## Exercises
 #
 # ```{exercise} Twice seven

@@ -42,6 +42,7 @@ if importlib.util.find_spec("tformerlib") is None:
 
 
 # %%
+import html
 import keyword
 import math
 import random
@@ -936,6 +937,31 @@ show.slider(
 )
 
 # %% [markdown]
+# Now choose the gaps yourself. The same network answers three times: with both sides to read, with the left side alone,
+# and with the right side alone. (It was trained with both. With one it is half blindfolded, which is not what a
+# left-to-right model is.) Hide the name of a function that is called, then a bracket: which side knows?
+
+# %% tags=["hide-input"]
+show.live(
+    model,
+    name="bert-gaps",
+    kind="bert",
+    config={"depth": sizes["depth"], "heads": sizes["heads"]},
+    page={
+        "names": [tokenizer.id_to_token(i) for i in range(vocab)], "mask": MASK,
+        "sentences": [ids for _, ids in encoded], "gaps": [[4], [5], [3], [2]],
+        "hint": "Click a word to hide it, click the gap to put it back. The right word is marked where it is among the "
+        "four likeliest.",
+    },
+    inputs=[torch.tensor([ids]) for _, ids in encoded],
+    answer=lambda model, ids: model(ids)[0],
+    fallback="<p>" + "<br>".join(html.escape(line) for line in lines) + "</p>",
+    alt="Four lines of Python whose words can be hidden; below, what the network puts into each gap with both sides, "
+    "with the left and with the right side to read, as bars.",
+    caption="The masked model of this chapter, to hide words from.",
+)  # fmt: skip
+
+# %% [markdown]
 # And where does it look? Choose a line and a head. A row is a token that asks, a column one that is read.
 
 # %%
@@ -1068,6 +1094,57 @@ show.table(
 
 # %% tags=["hide-input"]
 claims.summary(verdicts)
+
+# %% [markdown]
+# ## Questions
+#
+# Choose before you read on: each answer says why it is right or wrong. Which one is right was computed by this run.
+
+# %% tags=["hide-input"]
+of_hundred = 100 * 0.15 * 0.8
+show.quiz(
+    "Of a hundred tokens, how many does the paper's recipe replace by `[MASK]`, on average?",
+    [
+        ("15", "Fifteen are asked for, and not all of these are replaced by the mask.", of_hundred == 15),
+        ("12", "Fifteen are asked for; a tenth of them stay and a tenth become random words.", of_hundred == 12),
+        ("80", "Eighty in a hundred of *those asked for*.", of_hundred == 80),
+    ],
+    name="bert-masked",
+)
+words = F.normalize(torch.randn(50, 32), dim=1)
+copies = bool(((words @ words.T).argmax(1) == torch.arange(50)).all())
+show.quiz(
+    "Suppose nothing were hidden and BERT were asked for every token. What would it learn?",
+    [
+        ("To copy.", "Each place reads its own token, and the output matrix is the input matrix.", copies),
+        ("The same, faster.", "The loss would fall fast, to nothing, and say nothing.", not copies),
+        ("Nothing: its loss would stay high.", "The answer is right there.", False),
+    ],
+    name="bert-copy",
+)
+
+# %% tags=["hide-input"]
+ids = torch.randint(5, vocab, (64, 40))
+asked = len(mask_tokens(ids, vocab=vocab, mask=MASK, special=SPECIAL).places) / ids.numel()
+show.quiz(
+    "A batch has 64 snippets of 40 tokens. For how many of these 2,560 tokens is there a loss?",
+    [
+        ("About 380", "Fifteen in a hundred: the rest is only read.", 0.1 < asked < 0.2),
+        ("2,560", "That is a left-to-right model, which is asked for every next token.", asked > 0.9),
+        ("64", "One a snippet would be a slow way to learn.", asked < 0.05),
+    ],
+    name="bert-answers",
+)
+full, grouped = 256 * 1024, 256 * 1024 // 4
+show.quiz(
+    "SqueezeBERT cuts a matrix of 256 by 1024 into four groups. What is left of its multiplications?",
+    [
+        ("A quarter.", "Each group of inputs reaches its own group of outputs alone.", grouped * 4 == full),
+        ("A sixteenth.", "Inputs and outputs are cut in four, but there are four groups.", grouped * 16 == full),
+        ("All: they are done in parallel.", "The numbers between different groups are gone.", grouped == full),
+    ],
+    name="bert-groups",
+)
 
 # %% [markdown]
 # ## Exercises

@@ -48,6 +48,7 @@ import json
 import math
 import random
 import re
+import string
 import tokenize
 import warnings
 from collections import Counter
@@ -59,6 +60,7 @@ from itertools import pairwise
 import plotly.graph_objects as go
 import torch
 import torch.nn.functional as F
+from babel import Locale
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -1021,6 +1023,39 @@ show.slider(
     caption="After “import os”, a line break and “import”: what may come next. Dots are spaces.",
 )
 # %% [markdown]
+# ### One that learns while you watch
+#
+# Here is a smaller one, whose training is in this page too: forward pass, gradients and AdamW in a few hundred lines of
+# JavaScript. From the same start its losses are torch's within $10^{-5}$, which a test holds it to. It reads names of
+# countries, letter by letter, and makes up new ones. Train it for a minute. What does it learn first, which letters are
+# frequent or which follow each other? Then start anew with a learning rate ten times as high.
+
+# %% tags=["hide-input"]
+countries = sorted(
+    {name.lower() for name in Locale("en").territories.values() if name.isascii() and name.isalpha() and len(name) < 14}
+)
+torch.manual_seed(seed)
+beginner = GPT2(vocab=27, dim=20, depth=1, heads=2, hidden=40, context=16, dropout=0.0)
+show.glue("gpt-beginner", f"{sum(p.numel() for p in beginner.parameters()):,}")
+show.live(
+    beginner,
+    name="gpt-beginner",
+    kind="learning-gpt",
+    config={"depth": 1, "heads": 2},
+    page={
+        "alphabet": "." + string.ascii_lowercase, "names": countries, "context": 16, "batch": 8, "lr": 0.01,
+        "hint": "Press Train. Six names that it makes up stand below the curve of its loss.",
+    },
+    fallback=f"<pre>{', '.join(countries[:12])} …</pre>",
+    alt="A small GPT that trains in the page: a curve of its loss, names that it makes up, and a map of its attention.",
+    caption="A GPT that learns here and now.",
+    precision="float32",
+)  # fmt: skip
+
+# %% [markdown]
+# It has {glue:text}`gpt-beginner` numbers to learn, less than a ten-thousandth of the smallest GPT-2, and the loop that
+# trains it is the same.
+#
 # ## The second experiment: what does pretraining buy?
 #
 # Now the labels. The task is one that Python's own tokenizer can label, and that needs some understanding of the text:
@@ -1333,6 +1368,54 @@ claims.summary(verdicts)
 # passes to four, to save time. The first task that we tried, to tell which of two continuations is the real one, was
 # too hard for a model of this size: pretrained or not, it guessed.
 #
+# ## Questions
+#
+# Choose before you read on: each answer says why it is right or wrong. Which one is right was computed by this run.
+
+# %% tags=["hide-input"]
+shares = torch.tensor([0.5, 0.3, 0.1, 0.1])
+hot, cold = (shares.log() / 2).softmax(0), (shares.log() / 0.5).softmax(0)
+show.quiz(
+    "Sampling at temperature 0.5 instead of 1: what happens to the largest probability, here 0.5?",
+    [
+        (f"It grows to {cold[0]:.2f}.", "Scores are divided by 0.5, so differences double.", bool(cold[0] > 0.5)),
+        (f"It falls to {hot[0]:.2f}.", "That is temperature 2.", bool(cold[0] < 0.5)),
+        (
+            "It stays: only the order counts.",
+            "Greedy writing looks at the order alone; sampling does not.",
+            bool(cold[0] == 0.5),
+        ),
+    ],
+    name="gpt-temperature",
+)
+model_size, cache = 2 * 124e6, 2 * 12 * 768 * 2
+show.quiz(
+    "GPT-2 with 124 million parameters writes in 16 bits. How much does its cache grow with each token?",
+    [
+        (
+            "By about 37 KB.",
+            "Twelve layers keep a key and a value of 768 numbers, two bytes each.",
+            30e3 < cache < 50e3,
+        ),
+        ("By about 1.5 KB.", "That is one vector in one layer.", cache < 2e3),
+        ("By about 250 MB.", "That is the model.", cache > model_size / 2),
+    ],
+    name="gpt-cache-bytes",
+)
+
+# %% tags=["hide-input"]
+loss_uniform = math.log(50_257)
+show.quiz(
+    "A GPT-2 that has learned nothing gives all 50,257 tokens the same share. What is its loss, in nats a token?",
+    [
+        ("About 10.8", "The logarithm of the number of tokens.", 10 < loss_uniform < 12),
+        ("About 1", "Then the right token would have a share of 37 %.", loss_uniform < 2),
+        ("About 50,257", "That is its perplexity, the exponential of the loss.", loss_uniform > 1000),
+    ],
+    name="gpt-uniform",
+)
+
+# %% [markdown]
 # ## Exercises
 #
 # ```{exercise} Before the first step

@@ -1224,6 +1224,64 @@ claims.summary(verdicts)
 # splits each, stayed near a guess, or below, for opinions and for questions: the head, PET and iPET alike, but for one
 # run of iPET on questions.
 #
+# ## Questions
+#
+# Choose before you read on: each answer says why it is right or wrong. Which one is right was computed by this run.
+
+# %% tags=["hide-input"]
+reader = tf.create_model("gpt2", vocab=20, dim=16, depth=2, heads=2, context=32, dropout=0.0)
+before = [p.clone() for p in reader.parameters()]
+reader(torch.randint(20, (1, 30)))
+unchanged = all(torch.equal(a, b) for a, b in zip(before, reader.parameters(), strict=True))
+show.quiz(
+    "GPT-3 reads ten examples in its prompt and then answers better. Which of its parameters have changed?",
+    [
+        ("None.", "What it has learned from the prompt is in the keys and values that it computed.", unchanged),
+        ("Those of the last layer.", "That would be fine-tuning.", not unchanged),
+        ("All, a little.", "There is no gradient step here.", False),
+    ],
+    name="in-context-parameters",
+)
+banded = tf.create_model("gpt2", vocab=20, dim=16, depth=3, heads=2, context=32, windows=(4,), dropout=0.0)
+seen = banded.tokens(torch.randint(20, (1, 24))).detach().requires_grad_()
+hook = banded.tokens.register_forward_hook(lambda *_: seen)
+banded(torch.zeros(1, 24, dtype=torch.long))[0, -1].sum().backward()
+hook.remove()
+reached = int((seen.grad[0].abs().sum(1) > 0).sum())
+show.quiz(
+    "Three layers whose tokens see four places each, themselves included. How far does the last token look?",
+    [
+        ("4 places", "That is one layer.", reached == 4),
+        (f"{3 * 3 + 1} places", "Each layer adds three to what the layers below have gathered.", reached == 10),
+        ("12 places", "The places overlap: each layer's window begins with a token counted already.", reached == 12),
+    ],
+    name="in-context-band",
+)  # fmt: skip
+
+# %% tags=["hide-input"]
+logits = torch.tensor([2.0, 1.0, 6.0])  # yes, no, banana
+pet = logits[:2].softmax(0)
+show.quiz(
+    "PET reads *yes* or *no* in a gap. The likeliest word there is *banana*. What does PET answer?",
+    [
+        ("*yes*", "Only the words of the verbalizer are compared.", bool(pet.argmax() == 0)),
+        ("*banana*", "It has no label.", bool(logits.argmax() != 2)),
+        ("It refuses.", "A share of *yes* among yes and no always exists.", False),
+    ],
+    name="in-context-verbalizer",
+)
+patterns, models_each = 3, 3
+show.quiz(
+    "PET trains three models for each of three patterns. How many label the texts for the last classifier?",
+    [
+        ("9", "All of them label the texts; their mean is what the classifier learns.", patterns * models_each == 9),
+        ("3", "One a pattern would depend on its seed.", patterns * models_each == 3),
+        ("1", "Only the classifier at the end is one.", patterns * models_each == 1),
+    ],
+    name="in-context-ensemble",
+)
+
+# %% [markdown]
 # ## Exercises
 #
 # ```{exercise} How many examples?

@@ -979,6 +979,73 @@ show.table(shares, caption="The divergence of the formula over that of the code.
 claims.summary(verdicts)
 
 # %% [markdown]
+# ## Questions
+#
+# Choose before you read on: each answer says why it is right or wrong. Which one is right was computed by this run.
+
+# %% tags=["hide-input"]
+teacher = torch.tensor([0.6, 0.4])  # cat, dog
+show.quiz(
+    "Hard distillation: the label says *dog*, the teacher *cat* with 60 %. What is the distillation token's target?",
+    [
+        ("*cat*", "The teacher's decision counts, whatever the label.", bool(teacher.argmax() == 0)),
+        ("*dog*", "That is the class token's target.", bool(teacher.argmax() == 1)),
+        ("60 % cat, 40 % dog", "That is soft distillation.", False),
+    ],
+    name="deit-target",
+)
+tiny = tf.create_model("deit_tiny_distilled", image=32, patch=8, dim=24, depth=1, heads=3, classes=4, drop_path=0.0)
+image = torch.randn(2, 3, 32, 32)
+with torch.no_grad():
+    both, mean = tiny.train()(image), tiny.eval()(image)
+show.quiz(
+    "At test time DeiT has two answers, one from each token. Which one does it give?",
+    [
+        ("Their mean.", "The paper finds it better than either.", torch.allclose(sum(both) / 2, mean, atol=1e-5)),
+        ("The class token's.", "The other one would be wasted.", torch.allclose(both[0], mean, atol=1e-5)),
+        (
+            "The distillation token's.",
+            "It is often the better one, and still not alone.",
+            torch.allclose(both[1], mean, atol=1e-5),
+        ),
+    ],
+    name="deit-answer",
+)
+
+# %% tags=["hide-input"]
+with torch.device("meta"):
+    tokens = tf.create_model("deit_tiny_distilled").positions.shape[1]
+show.quiz(
+    "How many tokens does a distilled DeiT with patches of 16 see of an image of 224 pixels?",
+    [
+        ("196", "These are the patches alone.", tokens == 196),
+        ("197", "That is a ViT, with one token that asks.", tokens == 197),
+        ("198", "Fourteen by fourteen patches, and two tokens that ask.", tokens == 198),
+    ],
+    name="deit-tokens",
+)
+logits, wanted = torch.randn(1, 5).requires_grad_(), torch.randn(1, 5)
+sizes_of = {}
+for tau in (1.0, 10.0):
+    for factor in (1.0, tau**2):
+        kl = F.kl_div((logits / tau).log_softmax(1), (wanted / tau).softmax(1), reduction="batchmean") * factor
+        sizes_of[tau, factor] = torch.autograd.grad(kl, logits)[0].norm().item()
+kept = sizes_of[10.0, 100.0] / sizes_of[1.0, 1.0]
+show.quiz(
+    "Soft distillation multiplies its loss by $\\tau^2$. What for?",
+    [
+        (
+            "So that the gradient keeps its size.",
+            "Both distributions flatten, and the gradient shrinks with the square.",
+            0.1 < kept < 10 and sizes_of[10.0, 1.0] < 0.1 * sizes_of[1.0, 1.0],
+        ),
+        ("So that the loss is positive.", "It is positive without.", False),
+        ("So that large temperatures count more.", "They would count less without it.", kept > 10),
+    ],
+    name="deit-tau",
+)
+
+# %% [markdown]
 # ## Exercises
 #
 # ```{exercise} What a token costs

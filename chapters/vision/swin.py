@@ -53,6 +53,7 @@ from torch import Tensor, nn
 import tformerlib as tf
 from tformerlib import claims, measures, show, training
 from tformerlib.attention import attention_weights, window_attention
+from tformerlib.data.images import as_floats
 from tformerlib.layers.blocks import MLP, Attention, Block, PreNorm, ResPostNorm
 from tformerlib.layers.positions import RelativeBias, resize_grid
 from tformerlib.models.pvt import PVT, ReducedAttention
@@ -727,6 +728,31 @@ show.bars(
 # positions by {recorded}`swin.relative-bias:gain` points, and of none by {recorded}`swin.relative-bias:over_none`:
 # {verdict}`swin.relative-bias`.
 #
+# This Swin is in the page too. Draw a digit, choose a block, and point at a place of the map on the right: it looks at
+# its window and nowhere else. The blocks of even number have shifted windows: which places joined?
+
+# %% tags=["hide-input"]
+if run.profile == "quick":  # the larger profiles learn photographs, and nobody draws those
+    drawn, digit_of = (part[:40] for part in task.test)
+    firsts = [digit_of.tolist().index(d) for d in sorted(set(digit_of.tolist()))]
+    show.live(
+        trained["Swin"],
+        name="swin-digits",
+        kind="swin",
+        config={"depths": [2, 2], "heads": [2, 4], "window": 4, "patch": 2},
+        page={
+            "side": task.side, "examples": drawn[firsts, 0].flatten(1).tolist(), "paper": 64, "ink": 191, "mean": 0.5,
+            "std": 0.5, "names": [f"a {digit_of[i]} of the test set" for i in firsts], "classes": list("0123456789"),
+            "hint": "Draw a digit, or begin with one of the test set; then point at a place of the map on the right.",
+        },
+        inputs=as_floats(drawn).split(1),
+        answer=lambda model, image: model.cpu()(image),
+        fallback=f'<img src="{show.picture(drawn[firsts[0]].repeat_interleave(8, 1).repeat_interleave(8, 2))}" alt="">',
+        alt="A field to draw a digit in, bars with the model's answer, and a map of where a place looks.",
+        caption="A Swin that reads what you draw, through windows.",
+    )  # fmt: skip
+
+# %% [markdown]
 # A model without positions is less blind than one might think: merging, which tells upper from lower and left from
 # right, says a little about places, and so do the borders of windows. The profile `colab` asks the same of photographs,
 # with maps of $16 \times 16$ tokens where the digits have $8 \times 8$.
@@ -1116,6 +1142,77 @@ claims.summary(verdicts)
 # in {cite:t}`liu2021`; what a small convolutional network does on the league's digits is in the
 # {ref}`ViT chapter <vit>`.
 #
+# ## Questions
+#
+# Choose before you read on: each answer says why it is right or wrong. Which one is right was computed by this run.
+
+# %% tags=["hide-input"]
+pairs = {side: {"windows": side**2 * 49, "global": side**4} for side in (56, 112)}
+growth = {kind: pairs[112][kind] // pairs[56][kind] for kind in ("windows", "global")}
+show.quiz(
+    "The image's sides double. By how much do the pairs grow that attention in windows looks at, and global attention?",
+    [
+        (
+            "By 4 and by 16.",
+            "The windows are four times as many and each is as large as before.",
+            growth == {"windows": 4, "global": 16},
+        ),
+        (
+            "By 4 and by 4.",
+            "Four times the tokens, each of which looks at four times as many.",
+            growth == {"windows": 4, "global": 4},
+        ),
+        ("Not at all and by 4.", "There are more windows.", growth == {"windows": 1, "global": 4}),
+    ],
+    name="swin-growth",
+)
+shift_layer = WindowAttention(8, 2, window=4, shift=2)
+grid = torch.randn(1, 8, 8, 8, requires_grad=True)
+shift_layer(grid)[0, 0, 0].sum().backward()
+corner = int((grid.grad.abs().sum(-1) > 0).sum())
+show.quiz(
+    "A map of 8 by 8, windows of 4, shifted by 2. How many tokens does the token in the corner look at?",
+    [
+        (
+            "16",
+            "After rolling, its window also holds tokens from the other borders; the mask hides those.",
+            corner == 16,
+        ),
+        ("4", "The shifted window that begins outside the map has a corner of 2 by 2 inside.", corner == 4),
+        ("64", "No window is that large.", corner == 64),
+    ],
+    name="swin-corner",
+)
+
+# %% tags=["hide-input"]
+rows = len(RelativeBias(7, heads=1).table)
+show.quiz(
+    "A window of 7 by 7 has 49 tokens and 2,401 pairs. How many numbers does a head's table of positions hold?",
+    [
+        ("2,401", "Pairs with the same offset share a number.", rows == 2401),
+        ("169", "Offsets from -6 to 6 along each side: 13 times 13.", rows == 169),
+        ("49", "That would be a number for each place.", rows == 49),
+    ],
+    name="swin-table",
+)
+both_layers = nn.ModuleList([WindowAttention(8, 2, window=4, shift=s) for s in (0, 2)])
+grid = torch.randn(1, 16, 16, 8, requires_grad=True)
+y = grid
+for layer in both_layers:
+    y = y + layer(y)
+y[0, 7, 7].sum().backward()
+reach = int((grid.grad.abs().sum(-1) > 0).any(0).sum())
+show.quiz(
+    "Windows of 4, then windows shifted by 2. Over how many columns does a token in the middle look after both layers?",
+    [
+        ("4", "That is one layer.", reach == 4),
+        ("8", "Its shifted window touches two plain ones along each side.", reach == 8),
+        ("16", "Two more pairs of layers, and it would.", reach == 16),
+    ],
+    name="swin-two-layers",
+)
+
+# %% [markdown]
 # ## Exercises
 #
 # ```{exercise} Counting windows

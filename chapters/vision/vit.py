@@ -527,6 +527,31 @@ show.lines(
 # by {glue:text}`vit-gap-large`. That is one seed; over the recorded ones the gap closes by
 # {recorded}`vit.gap-closes-with-data:closing` points: {verdict}`vit.gap-closes-with-data`.
 #
+# Draw a digit yourself: the ViT that saw the most images is in this page. Draw slowly and watch at which stroke it
+# changes its mind. Then move the digit with the arrow keys, half a patch at a time: a convolution would hardly notice.
+
+# %% tags=["hide-input"]
+if run.profile == "quick":  # the larger profiles learn photographs, and nobody draws those
+    drawn, digit_of = (part[:40] for part in task.test)
+    firsts = [digit_of.tolist().index(d) for d in sorted(set(digit_of.tolist()))]
+    show.live(
+        models["ViT", large],
+        name="vit-digits",
+        kind="vit",
+        config={"depth": 2, "heads": 4, "patch": 4},
+        page={
+            "side": task.side, "examples": drawn[firsts, 0].flatten(1).tolist(), "paper": 64, "ink": 191, "mean": 0.5,
+            "std": 0.5, "names": [f"a {digit_of[i]} of the test set" for i in firsts], "classes": list("0123456789"),
+            "hint": "Draw a digit, or begin with one of the test set. On the right is what the class token looks at.",
+        },
+        inputs=as_floats(drawn).split(1),
+        answer=lambda model, image: model.cpu()(image),
+        fallback=f'<img src="{show.picture(drawn[firsts[0]].repeat_interleave(8, 1).repeat_interleave(8, 2))}" alt="">',
+        alt="A field to draw a digit in, bars with the model's answer, and a map of where its class token looks.",
+        caption="A ViT that reads what you draw.",
+    )  # fmt: skip
+
+# %% [markdown]
 # What was expected? The CNN *guesses better* about images that it has not seen, because what it believes about images
 # is true; with more images there is less to guess, and the belief should be worth less. At equal steps two things mix:
 # how much is left to guess, and whether ViT has had the steps to learn what more images offer. *Ours and the paper's*
@@ -934,6 +959,73 @@ assert same_column > torn + 0.2
 
 # %% tags=["hide-input"]
 claims.summary(verdicts)
+
+# %% [markdown]
+# ## Questions
+#
+# Choose before you read on: each answer says why it is right or wrong. Which one is right was computed by this run.
+
+# %% tags=["hide-input"]
+with torch.device("meta"):
+    small_images, large_images = (tf.create_model("vit_base_patch16", image=side) for side in (224, 384))
+more = measures.parameter_count(large_images) - measures.parameter_count(small_images)
+show.quiz(
+    "ViT-B/16 is given images of 384 pixels instead of 224. What happens to its number of parameters?",
+    [
+        ("It stays.", "Nearly: one table has a row for every patch.", more == 0),
+        (
+            "It grows by the table of positions alone.",
+            f"{more:,} numbers: 380 more patches, 768 numbers each.",
+            more == 380 * 768,
+        ),
+        ("It grows with the pixels, by about three.", "All other weights are shared by all patches.", more > 1e8),
+    ],
+    name="vit-resolution",
+)
+pairs = {patch: ((224 // patch) ** 2) ** 2 for patch in (16, 8)}
+show.quiz(
+    "Patches of 8 pixels instead of 16. By how much does the number of pairs grow that attention looks at?",
+    [
+        ("By 4", "That is the number of tokens.", pairs[8] == 4 * pairs[16]),
+        ("By 16", "Four times the tokens, and pairs of them.", pairs[8] == 16 * pairs[16]),
+        ("By 2", "That is the number of tokens along a side.", pairs[8] == 2 * pairs[16]),
+    ],
+    name="vit-pairs",
+)
+
+# %% tags=["hide-input"]
+blind = ViT(image=16, patch=4, dim=24, depth=2, heads=3, classes=5).eval()
+nn.init.normal_(blind.head.weight)
+nn.init.zeros_(blind.positions)
+picture = torch.randn(1, 3, 16, 16)
+tiles = rearrange(picture, "b c (h p) (w q) -> (h w) b c p q", p=4, q=4)[torch.randperm(16)]
+shuffled = rearrange(tiles, "(h w) b c p q -> b c (h p) (w q)", h=4)
+with torch.no_grad():
+    equal = torch.allclose(blind(picture), blind(shuffled), atol=1e-5)
+show.quiz(
+    "A ViT without positions gets an image whose patches were shuffled. What does it answer?",
+    [
+        ("Exactly the same.", "The class token reads a set of patches.", equal),
+        ("Something else.", "With positions it would.", not equal),
+        ("It depends on its depth.", "No layer brings an order in.", False),
+    ],
+    name="vit-shuffled",
+)
+with torch.device("meta"):
+    stem, body = (sum(p.numel() for p in part.parameters()) for part in (small_images.patches, small_images.blocks))
+show.quiz(
+    "How much of ViT-B/16 knows that its input is an image?",
+    [
+        (
+            f"The patches' projection, {100 * stem / (stem + body):.1f} % of the weights, and the positions.",
+            "All else works on vectors.",
+            stem < 0.02 * body,
+        ),
+        ("About half.", "The blocks are those of a Transformer for words.", 0.3 < stem / body < 3),
+        ("All of it.", "The blocks are those of a Transformer for words.", False),
+    ],
+    name="vit-image",
+)
 
 # %% [markdown]
 # ## Exercises

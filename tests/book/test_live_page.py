@@ -67,10 +67,10 @@ def models() -> Iterator[tuple[str, str, nn.Module, dict[str, Any], dict[str, An
     swin = Swin(image=16, patch=2, classes=10, dim=16, depths=(2, 2), heads=(2, 4), window=4)
     yield "windows", "swin", swin, {"depths": [2, 2], "heads": [2, 4], "window": 4, "patch": 2}, digits()
     detr = DETR(classes=3, queries=4, backbone=Eyes, dim=16, heads=2, hidden=16, encoder=1, decoder=2, dropout=0.0)
-    shape = {"kind": "disk", "x": 8, "y": 9, "w": 6, "h": 6, "color": [200, 40, 40]}
+    shape = {"kind": "disc", "x": 8, "y": 9, "w": 6, "h": 6, "color": [200, 40, 40]}
     page = {
         "side": 32, "background": [30, 30, 30], "mean": [0, 0, 0], "std": [1, 1, 1], "add": [shape], "hint": "Drag.",
-        "classes": ["disk", "box", "triangle"], "examples": [[shape], [shape | {"x": 20}]],
+        "classes": ["disc", "box", "triangle"], "examples": [[shape], [shape | {"x": 20}]],
     }  # fmt: skip
     yield "scene", "detr", detr, {"encoder": 1, "decoder": 2, "heads": 2, "strides": [2], "groups": 4}, page
     rnn = RNNEncoderDecoder(source_vocab=6, target_vocab=6, embed=8, hidden=8)

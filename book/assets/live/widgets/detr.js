@@ -23,7 +23,7 @@ export default function mount(box, { about, weights }) {
     for (const { kind, x, y, w, h, color } of state.objects) {
       context.fillStyle = `rgb(${color})`;
       context.beginPath();
-      if (kind === "disk") context.ellipse(x, y, w / 2, h / 2, 0, 0, 7);
+      if (kind === "disc") context.ellipse(x, y, w / 2, h / 2, 0, 0, 7);
       else if (kind === "triangle") { context.moveTo(x, y - h / 2); context.lineTo(x + w / 2, y + h / 2); context.lineTo(x - w / 2, y + h / 2); }
       else context.rect(x - w / 2, y - h / 2, w, h);
       context.fill();

@@ -5,7 +5,8 @@ import { bars, button, element, link, select, shade, slider } from "../ui.js";
 
 const MODELS = { vit, swin };
 
-/** `about.page`: side of the image in pixels, examples, mean and deviation, names of the classes, hint. */
+/** `about.page`: side of the image in pixels, examples and their names, gray of paper and ink, mean and deviation of
+ *  pixels in 0 .. 1, names of the classes, hint. */
 export default function mount(box, { about, weights }) {
   const { page, config, name, kind } = about, { side } = page, classify = MODELS[page.model ?? kind];
   const state = { pixels: [...page.examples[0]], block: 0, head: 0, ...link.read(name) };
@@ -14,6 +15,7 @@ export default function mount(box, { about, weights }) {
   const map = element("canvas", { width: side, height: side, className: "tf-paper", role: "img", "aria-label": "where the class token looks" });
   const list = element("ol", { className: "tf-bars", "aria-label": "the model's answer" });
   const said = element("p", { className: "tf-said", "aria-live": "polite" });
+  const { paper = 0, ink = 255, mean = 0, std = 1 } = page;
   let patch = null;
 
   const paint = (target, value) => {
@@ -24,7 +26,7 @@ export default function mount(box, { about, weights }) {
 
   function read() {
     const x = matrix(side * side, 3);
-    state.pixels.forEach((v, i) => x.data.fill(v / 255, 3 * i, 3 * i + 3));
+    state.pixels.forEach((v, i) => x.data.fill((v / 255 - mean) / std, 3 * i, 3 * i + 3));
     const found = classify(weights, config, { x, height: side, width: side });
     const p = softmax(Float64Array.from(found.logits.data)), best = argmax([...p]);
     bars(list, page.classes.map((label, i) => ({ name: label, share: p[i], index: i })), best);
@@ -53,10 +55,10 @@ export default function mount(box, { about, weights }) {
     if (!event.buttons) return;
     event.preventDefault();
     const at = pixelAt(event), rub = event.shiftKey;
-    const spread = [[0, 255], [-1, 120], [1, 120], [-side, 120], [side, 120]];
-    for (const [step, ink] of spread) {
+    const spread = [[0, 1], [-1, 0.5], [1, 0.5], [-side, 0.5], [side, 0.5]];
+    for (const [step, share] of spread) {
       const i = at + step, sameRow = Math.abs((i % side) - (at % side)) <= 1;
-      if (i >= 0 && i < side * side && sameRow) state.pixels[i] = rub ? 0 : Math.max(state.pixels[i], ink);
+      if (i >= 0 && i < side * side && sameRow) state.pixels[i] = rub ? paper : Math.max(state.pixels[i], paper + share * (ink - paper));
     }
     read();
   }
@@ -66,7 +68,7 @@ export default function mount(box, { about, weights }) {
     const step = { ArrowUp: -side, ArrowDown: side, ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!step) return;
     event.preventDefault();
-    state.pixels = state.pixels.map((_, i) => state.pixels[i - step] ?? 0);
+    state.pixels = state.pixels.map((_, i) => state.pixels[i - step] ?? paper);
     read();
   });
   map.addEventListener("pointermove", (event) => { patch = pixelAt(event); read(); });
@@ -84,6 +86,6 @@ export default function mount(box, { about, weights }) {
       slider((h) => `head ${h + 1}`, { min: 0, max: (config.heads.length ? Math.max(...config.heads) : config.heads) - 1, value: state.head }, (h) => { state.head = h; read(); })),
     element("div", { className: "tf-row" },
       select("Begin with", page.names, (i) => { state.pixels = [...page.examples[i]]; read(); }),
-      button("Clear", () => { state.pixels = state.pixels.map(() => 0); read(); }), link.button(name, () => state)));
+      button("Clear", () => { state.pixels = state.pixels.map(() => paper); read(); }), link.button(name, () => state)));
   read();
 }
