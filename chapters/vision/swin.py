@@ -1185,7 +1185,7 @@ show.quiz(
 )
 
 # %% tags=["hide-input"]
-rows = len(RelativeBias(7, heads=1).table)
+rows = len(RelativeBias(1, 7, 7).table)
 show.quiz(
     "A window of 7 by 7 has 49 tokens and 2,401 pairs. How many numbers does a head's table of positions hold?",
     [
