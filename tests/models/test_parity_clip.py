@@ -96,7 +96,7 @@ def test_equals_transformers_at_the_published_size():
 
 
 def test_equals_openclip_by_recorded_numbers():
-    """Scores and gradients that OpenCLIP's CLIP gave for the same made-up weights, in float64; see golden.multimodal."""
+    """Scores and gradients that OpenCLIP's CLIP gave for the same made-up weights, in float64."""
     case = json.loads(FILE.read_text("utf-8"))
     ours = CLIP(**case["size"]).double().eval()
     tf.load_published(ours, fill(case["shapes"]), source="official")

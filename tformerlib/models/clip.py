@@ -4,7 +4,8 @@ Shape letters: B images, M texts, N tokens, C width (`dim`) of an encoder, E wid
 
 Only the image encoders that are ViTs are here, not the five ResNets. Both stacks of blocks start as the official code
 starts its text encoder; there, the ViT's blocks start as torch's own layers do. The official code reads a text at its
-largest id, which is the end of a text; so do we, and refuse texts that have no end. The loss is in `tformerlib.objectives.pairing`.
+largest id, which is the end of a text; so do we, and refuse texts that have no end. The loss is `pair_loss` in
+tformerlib/objectives/pairing.py.
 """
 
 import math
