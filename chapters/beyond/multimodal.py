@@ -309,7 +309,8 @@ with torch.random.fork_rng():
     theirs = transformers.CLIPModel(config).eval()
 for p in theirs.parameters():
     nn.init.normal_(p, std=0.3)
-nn.init.constant_(theirs.logit_scale, 1.3)
+    if p.ndim == 0:
+        nn.init.constant_(p, 1.3)  # the scale
 
 # %%
 ours = CLIP(

@@ -37,9 +37,8 @@ def theirs_of(implementation: str = "sdpa", **vision: Any) -> Any:
         "image_size": 24, "patch_size": 8, "hidden_size": 48, "intermediate_size": 192, "num_hidden_layers": 2,
         "num_attention_heads": 4,
     }  # fmt: skip
-    config = CLIPConfig(
-        text_config=text, vision_config=image | vision, projection_dim=20, attn_implementation=implementation
-    )
+    options: dict[str, Any] = {"attn_implementation": implementation}
+    config = CLIPConfig(text_config=text, vision_config=image | vision, projection_dim=20, **options)
     model = CLIPModel(config).eval()
     widen(model)
     nn.init.constant_(model.logit_scale, 1.3)

@@ -33,13 +33,11 @@ def blocks(dim: int, depth: int, heads: int, *, causal: bool) -> nn.ModuleList:
     made = nn.ModuleList(
         Block(dim, Attention(dim, heads, causal=causal), MLP(dim, 4 * dim, QuickGELU)) for _ in range(depth)
     )
-    for block in made:
-        mixer, (first, *_, last) = block.mixer.fn, block.mlp.fn
-        for layer, std in ((mixer.q, 1.0), (mixer.k, 1.0), (mixer.v, 1.0), (first, 0.5**0.5)):
+    for name, layer in made.named_modules():
+        if isinstance(layer, nn.Linear):
+            adds, widens = name.endswith(("mixer.fn.out", "mlp.fn.3")), name.endswith("mlp.fn.0")
+            std = (2 * depth) ** -0.5 if adds else 0.5**0.5 if widens else 1.0
             nn.init.normal_(layer.weight, std=std * dim**-0.5)
-        for layer in (mixer.out, last):
-            nn.init.normal_(layer.weight, std=dim**-0.5 * (2 * depth) ** -0.5)
-        for layer in (mixer.q, mixer.k, mixer.v, mixer.out, first, last):
             nn.init.zeros_(layer.bias)
     return made
 

@@ -5,6 +5,7 @@
 Needs the package open-clip-torch 3.3.0. Its code is run, not copied: the file has names, shapes and numbers.
 """
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,10 @@ IDS = [[17, 3, 9, 18, 0, 0, 0], [17, 1, 2, 5, 8, 11, 18], [17, 18, 4, 4, 0, 0, 0
 
 def made() -> dict[str, Any]:
     """One case, in float64. Its GELU is the quick one, and texts are read at their largest id."""
-    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-
-    vision = CLIPVisionCfg(layers=2, width=24, head_width=8, patch_size=8, image_size=16)
-    text = CLIPTextCfg(context_length=7, vocab_size=19, width=20, heads=2, layers=2)
-    model = CLIP(10, vision, text, quick_gelu=True).double().eval()
+    theirs = importlib.import_module("open_clip.model")
+    vision = theirs.CLIPVisionCfg(layers=2, width=24, head_width=8, patch_size=8, image_size=16)
+    text = theirs.CLIPTextCfg(context_length=7, vocab_size=19, width=20, heads=2, layers=2)
+    model = theirs.CLIP(10, vision, text, quick_gelu=True).double().eval()
     shapes = {name: list(x.shape) for name, x in model.state_dict().items()}
     model.load_state_dict(fill(shapes))
     images, texts, scale = model(2 * uniform("images", (3, 3, 16, 16)), torch.tensor(IDS))
