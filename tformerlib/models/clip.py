@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers.blocks import MLP, Attention, Block, look_up
-from ..registry import register
+from ..registry import variant
 
 LARGEST = 100.0  # "clipped to prevent scaling the logits by more than 100" (sec. 2.5)
 
@@ -135,25 +135,8 @@ LARGE: dict[str, Any] = {
 }  # fmt: skip
 
 
-@register
-def clip_vit_base_patch32(**overrides: Any) -> CLIP:
-    """CLIP-ViT-B/32: 151.3 M parameters (Radford et al. 2021, table 20; counted from the released weights)."""
-    return CLIP(**overrides)
-
-
-@register
-def clip_vit_base_patch16(**overrides: Any) -> CLIP:
-    """CLIP-ViT-B/16: 149.6 M parameters (Radford et al. 2021, table 20; counted likewise)."""
-    return CLIP(**{"patch": 16} | overrides)
-
-
-@register
-def clip_vit_large_patch14(**overrides: Any) -> CLIP:
-    """CLIP-ViT-L/14: 427.6 M parameters (Radford et al. 2021, table 20; counted likewise)."""
-    return CLIP(**LARGE | overrides)
-
-
-@register
-def clip_vit_large_patch14_336(**overrides: Any) -> CLIP:
-    """CLIP-ViT-L/14@336px: 427.9 M parameters (Radford et al. 2021, table 20; counted likewise)."""
-    return CLIP(**LARGE | {"image": 336} | overrides)
+TABLE = "(Radford et al. 2021, table 20; counted from the released weights)."
+variant("clip_vit_base_patch32", CLIP, f"CLIP-ViT-B/32: 151.3 M parameters {TABLE}")
+variant("clip_vit_base_patch16", CLIP, f"CLIP-ViT-B/16: 149.6 M parameters {TABLE}", patch=16)
+variant("clip_vit_large_patch14", CLIP, f"CLIP-ViT-L/14: 427.6 M parameters {TABLE}", **LARGE)
+variant("clip_vit_large_patch14_336", CLIP, f"CLIP-ViT-L/14@336px: 427.9 M parameters {TABLE}", **LARGE, image=336)
