@@ -44,6 +44,12 @@ def words(*lengths: int, vocab: int = 23) -> Callable[[], tuple[Tensor, ...]]:
     return lambda: tuple(x.clone() for x in made)
 
 
+def pairs(side: int, length: int, vocab: int) -> Callable[[], tuple[Tensor, ...]]:
+    """Images and texts that end with the last id of the vocabulary."""
+    ids = torch.cat([words(length - 1, vocab=vocab - 1)()[0], torch.full((2, 1), vocab - 1)], 1)
+    return lambda: (*images(side)(), ids.clone())
+
+
 def tensors(output: Any) -> list[Tensor]:
     """All floating tensors of an output: of a tensor, tuple, list or dictionary, or of an object's fields."""
     if isinstance(output, Tensor):
@@ -83,6 +89,9 @@ SMALL = {
             "source_vocab": 23, "dim": 24, "depth": 3, "heads": 3, "hidden": 40, "context": 13}),
         Small("rnnsearch", words(11, 7), {"source_vocab": 23, "target_vocab": 29, "embed": 14, "hidden": 16}),
         Small("vit_base_patch16", images(32), VIT),
+        Small("clip_vit_base_patch32", pairs(32, 9, 23), {
+            "image": 32, "patch": 8, "dim": 24, "depth": 3, "heads": 3, "embed": 20, "vocab": 23, "context": 13,
+            "text_dim": 16, "text_depth": 2, "text_heads": 2}),
         Small("vit_base_patch8", images(32), VIT),
         Small("deit_tiny_distilled", images(32), VIT),
         Small("vit_c_1gf", images(32), {"image": 32, "classes": 7, "dim": 24, "depth": 3, "heads": 3,
