@@ -33,7 +33,9 @@ def ring(window: int, expand: int) -> Tensor:
         (y + down, x + right)
         for down, right in product((expand, -expand), repeat=2) for y, x in product(range(window), repeat=2)
     )  # fmt: skip
-    return torch.tensor([(y, x) for y, x in moved if not (0 <= y < window and 0 <= x < window)], dtype=torch.long).view(-1, 2)
+    return torch.tensor([(y, x) for y, x in moved if not (0 <= y < window and 0 <= x < window)], dtype=torch.long).view(
+        -1, 2
+    )
 
 
 def pooled_offsets(window: int, region: int) -> Tensor:
@@ -86,7 +88,9 @@ class FocalAttention(Derived):
             if table is not None:
                 nn.init.trunc_normal_(table, std=0.02)
         self.derive("index", partial(pooled_offsets, window, region))
-        self.derive("near", lambda: torch.cat([torch.cartesian_prod(*[torch.arange(window)] * 2), ring(window, expand)]))
+        self.derive(
+            "near", lambda: torch.cat([torch.cartesian_prod(*[torch.arange(window)] * 2), ring(window, expand)])
+        )
         self.derive("far", lambda: torch.cartesian_prod(*[torch.arange(region) - region // 2] * 2))
         self.index: Tensor
         self.near: Tensor
@@ -112,7 +116,9 @@ class FocalAttention(Derived):
         ring_bias = [] if self.ring_bias is None else [self.ring_bias]
         bias = torch.cat([self.bias(), *ring_bias, self.pooled_bias[:, self.index]], -1)
         mask = seen.repeat(b, 1)[:, None, None]  # one for each window, the same for all its queries and heads
-        y = self.attn(rearrange(x, "b (y p) (x q) c -> (b y x) (p q) c", **cut), kv=(kv[0], kv[1]), bias=bias, mask=mask)
+        y = self.attn(
+            rearrange(x, "b (y p) (x q) c -> (b y x) (p q) c", **cut), kv=(kv[0], kv[1]), bias=bias, mask=mask
+        )
         return rearrange(y, "(b y x) (p q) c -> b (y p) (x q) c", b=b, **cut)
 
 

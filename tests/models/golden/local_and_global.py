@@ -72,9 +72,7 @@ def hrformer(clone: Path) -> dict[str, Any]:
 
     sys.modules["models.modules.multihead_isa_attention"].F = F  # type: ignore[attr-defined]  # theirs forgets it
     first = {"NUM_MODULES": 1, "NUM_BRANCHES": 1, "NUM_BLOCKS": [1], "NUM_CHANNELS": [64], "BLOCK": "BOTTLENECK"}
-    config = {"DROP_PATH_RATE": 0.0, "STAGE1": first} | {
-        f"STAGE{n}": stage(1, n, 1, 6, 16) for n in (2, 3, 4)
-    }
+    config = {"DROP_PATH_RATE": 0.0, "STAGE1": first} | {f"STAGE{n}": stage(1, n, 1, 6, 16) for n in (2, 3, 4)}
     size = {"classes": 7, "dim": 6, "modules": [1, 1, 1], "blocks": 1, "bottlenecks": 1}
     model = official.HighResolutionTransformer(config, num_classes=7)
     return {"hrformer": run(without_indices(model), 64, size, "hrformer_tiny")}
