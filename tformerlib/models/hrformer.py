@@ -11,6 +11,7 @@ as in the official code; in Swin of this library they do not.
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -54,7 +55,7 @@ class Up(nn.Sequential):
     def __init__(self, channels: int, out: int, times: int) -> None:
         super().__init__(ConvNorm(channels, out, 1, act=None), nn.Upsample(scale_factor=times, mode="nearest"))
 
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, size: tuple[int, int] = (0, 0)) -> Tensor:
         return F.interpolate(super().forward(x), size=size, mode="bilinear", align_corners=True)
 
 
@@ -69,7 +70,7 @@ class Down(nn.Sequential):
             layers.append(ConvNorm(channels, width, 1, act=act))
         super().__init__(*layers)
 
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, size: tuple[int, int] = (0, 0)) -> Tensor:
         return super().forward(x)
 
 
@@ -94,11 +95,11 @@ class Exchange(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         x = [branch(each).movedim(-1, 1) for branch, each in zip(self.branches, maps, strict=True)]
-        return [
-            F.relu(sum(each if i == j else bridge(each, x[i].shape[-2:])  # type: ignore[arg-type]
-                       for j, (bridge, each) in enumerate(zip(row, x, strict=True)))).movedim(1, -1)  # type: ignore[call-overload]
-            for i, row in enumerate(self.fuse)
-        ]  # fmt: skip
+        fused = []
+        for i, row in enumerate(self.fuse):
+            parts = [each if i == j else row[j](each, x[i].shape[-2:]) for j, each in enumerate(x)]  # type: ignore[index]
+            fused.append(F.relu(torch.stack(parts).sum(0)).movedim(1, -1))
+        return fused
 
 
 def make_block(dim: int, heads: int, drop_path: float, *, window: int, expansion: int, depthwise: bool) -> Block:
@@ -114,7 +115,8 @@ class HRFormer(nn.Module):
     Args:
         dim, heads: width and heads of the finest map; each coarser one has twice as many.
         modules: for two, three and four parallel maps, how often they exchange.  blocks: of each map in between.
-        bottlenecks: residual blocks of convolutions in front.  window: side of a window, in tokens.
+        bottlenecks: residual blocks of convolutions in front.  stem, strides: width and strides of the two convolutions
+            before those; with strides of 1 small images keep their pixels.  window: side of a window, in tokens.
         expansion: hidden width of the feed-forward networks over the width.  depthwise: see ConvMLP.
         drop_path: probability of skipping the last sublayer, rising from 0.
     """
@@ -122,12 +124,14 @@ class HRFormer(nn.Module):
     def __init__(
         self, *, classes: int = 1000, dim: int = 18, heads: int = 1, modules: tuple[int, ...] = (1, 3, 2),
         blocks: int = 2, bottlenecks: int = 2, window: int = 7, expansion: int = 4, depthwise: bool = True,
-        drop_path: float = 0.0, channels: int = 3,
+        stem: int = 64, strides: tuple[int, int] = (2, 2), drop_path: float = 0.0, channels: int = 3,
     ) -> None:  # fmt: skip
         super().__init__()
-        stem = [ConvNorm(channels, 64, stride=2), ConvNorm(64, 64, stride=2)]
-        first = [bottleneck(256 if i else 64, 256) for i in range(bottlenecks)]
-        self.stem, width = nn.Sequential(*stem, *first), 256 if bottlenecks else 64
+        width = 4 * stem if bottlenecks else stem
+        self.stem = nn.Sequential(
+            *(ConvNorm(stem if i else channels, stem, stride=stride) for i, stride in enumerate(strides)),
+            *(bottleneck(width if i else stem, width) for i in range(bottlenecks)),
+        )
         self.enter, self.open, self.stages = ConvNorm(width, dim), nn.ModuleList(), nn.ModuleList()
         rates = [r for stage in drop_path_rates(drop_path, tuple(blocks * n for n in modules)) for r in stage]
         size: dict[str, Any] = {"window": window, "expansion": expansion, "depthwise": depthwise}
@@ -158,7 +162,7 @@ class HRFormer(nn.Module):
         maps, coarsest = [self.enter(x).movedim(1, -1)], x
         for enter, stage in zip(self.open, self.stages, strict=True):
             maps = [*maps, enter(coarsest).movedim(1, -1)]
-            for exchange in stage:  # type: ignore[union-attr]
+            for exchange in stage:  # type: ignore[attr-defined]
                 maps = exchange(maps)
             coarsest = maps[-1].movedim(-1, 1)
         return maps
@@ -178,6 +182,10 @@ def slim(channels: int, out: int) -> Residual:
     return Residual(channels, out, 1, nn.Sequential(*layers))
 
 
+SMALL: dict[str, Any] = {"dim": 32, "modules": (1, 4, 2)}
+BASE: dict[str, Any] = {"dim": 78, "heads": 2, "modules": (1, 4, 2), "drop_path": 0.2}
+
+
 @register
 def hrformer_tiny(**overrides: Any) -> HRFormer:
     """8.0 M parameters, 1.7 G multiply-adds (Yuan et al. 2021; the repository prints 1.83, norms included)."""
@@ -187,10 +195,10 @@ def hrformer_tiny(**overrides: Any) -> HRFormer:
 @register
 def hrformer_small(**overrides: Any) -> HRFormer:
     """13.5 M parameters, 3.4 G multiply-adds (Yuan et al. 2021; the repository prints 3.56)."""
-    return HRFormer(**{"dim": 32, "modules": (1, 4, 2)} | overrides)
+    return HRFormer(**SMALL | overrides)
 
 
 @register
 def hrformer_base(**overrides: Any) -> HRFormer:
     """50.3 M parameters, 13.3 G multiply-adds (Yuan et al. 2021; the repository prints 13.71)."""
-    return HRFormer(**{"dim": 78, "heads": 2, "modules": (1, 4, 2), "drop_path": 0.2} | overrides)
+    return HRFormer(**BASE | overrides)

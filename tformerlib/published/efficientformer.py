@@ -11,7 +11,7 @@ BLOCK = r"stages\.(\d)\.blocks\.(\d+)\."
 @published("EfficientFormer", "timm")
 def from_timm(model: EfficientFormer, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], Rules]:
     """timm's `efficientformer_*`. A step that flattens the map counts as a block there: the blocks behind it move."""
-    moved = {}
+    moved: dict[str, str] = {}
     for s, stage in enumerate(model.stages):
         numbers = sorted({int(key.split(".")[3]) for key in state if key.startswith(f"stages.{s}.blocks.")})
         moved |= {f"stages.{s}.blocks.{theirs}.": f"stages.{s}.blocks.{ours}." for ours, theirs in enumerate(numbers)}
