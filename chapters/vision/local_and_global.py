@@ -262,7 +262,7 @@ show.explore(
     names,
     slider_label="block",
     alt="Six maps of 16 by 16 tokens: a window of 4 by 4; the window and a ring of two tokens; the same over a faint "
-    "background that covers the whole map; a window that leaks into the three windows next to the token; 3 by 3 tokens; "
+    "background that covers the whole map; a window that leaks into the three next to the token; 3 by 3 tokens; "
     "everything evenly.",
     caption="What one block hears at row 4, column 4 (square roots of shares, so that faint ones can be seen).",
 )

@@ -25,9 +25,16 @@ def zero_padded(x: Tensor) -> Tensor:
     return F.avg_pool2d(x[None], 3, 1, 1)[0] - x
 
 
+def with_bias(conv: nn.Conv2d) -> nn.Conv2d:
+    one = copy.deepcopy(conv)
+    if one.bias is None:
+        one.bias = nn.Parameter(torch.zeros(one.out_channels))
+    return one
+
+
 def fold_by_probing(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     assert norm.running_var is not None and norm.running_mean is not None
-    one = nn.Conv2d(conv.in_channels, conv.out_channels, 3, conv.stride, conv.padding)
+    one = with_bias(conv)
     factor = norm.weight * (norm.running_var + norm.eps).rsqrt()
     start = 0 if conv.bias is None else conv.bias
     with torch.no_grad():
@@ -39,7 +46,7 @@ def fold_by_probing(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 
 def fold_wrongly(conv: nn.Conv2d, norm: nn.BatchNorm2d, *, eps: float, mean: bool, scale_bias: bool) -> nn.Conv2d:
     assert norm.running_var is not None and norm.running_mean is not None
-    one = nn.Conv2d(conv.in_channels, conv.out_channels, 3, conv.stride, conv.padding)
+    one = with_bias(conv)
     factor = norm.weight / (norm.running_var + eps).sqrt()
     start = torch.zeros(len(factor)) if conv.bias is None else conv.bias
     shift = norm.running_mean if mean else 0
