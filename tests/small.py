@@ -115,7 +115,7 @@ SMALL = {
         Small("swinv2_tiny_window8", images(64), {"image": 64, "classes": 7, "dim": 12, "depths": (2, 4),
                                                   "heads": (2, 3), "window": 4, "patch": 4}),
         Small("focal_tiny", images(64), {"image": 64, "classes": 7, "dim": 12, "depths": (2, 2), "heads": (2, 3),
-                                         "regions": (2, 1), "window": 4}),
+                                         "regions": (3, 1), "window": 4, "expand": 1}),
         Small("hrformer_tiny", images(64), {"classes": 7, "dim": 6, "heads": 1, "modules": (1, 1, 1), "blocks": 1,
                                             "bottlenecks": 1, "window": 4, "stem": 8}),
         Small("efficientformer_l1", images(64), {"image": 64, "classes": 7, "dims": (8, 12, 16, 24),
