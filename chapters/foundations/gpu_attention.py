@@ -982,17 +982,17 @@ show.quiz(
     name="gpu-backward",
 )
 tokens, width, tile = 4096, 64, 128
-written_out, tiled = 4 * tokens**2 * width, (tokens // tile) ** 2 * (4 * tile * tile * width)
+at_once, in_tiles = 4 * tokens**2 * width, (tokens // tile) ** 2 * (4 * tile * tile * width)
 show.quiz(
     "The tiled forward pass is faster on a GPU. Does it multiply less?",
     [
         (
             "No: as much.",
             "Every score is computed, and every value is added. What it saves is traffic.",
-            tiled == written_out,
+            in_tiles == at_once,
         ),
-        ("Yes: about half.", "A causal mask saves half of it, in both ways alike.", 2 * tiled == written_out),
-        ("Yes: it grows with the tokens, not with their square.", "That is its memory.", tiled * tile == written_out),
+        ("Yes: about half.", "A causal mask saves half of it, in both ways alike.", 2 * in_tiles == at_once),
+        ("Yes: it grows with the tokens, not with their square.", "That is its memory.", in_tiles * tile == at_once),
     ],
     name="gpu-work",
 )

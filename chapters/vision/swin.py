@@ -1201,7 +1201,7 @@ y = grid
 for layer in both_layers:
     y = y + layer(y)
 y[0, 7, 7].sum().backward()
-reach = int((grid.grad.abs().sum(-1) > 0).any(0).sum())
+reach = int((grid.grad[0].abs().sum(-1) > 0).any(0).sum())
 show.quiz(
     "Windows of 4, then windows shifted by 2. Over how many columns does a token in the middle look after both layers?",
     [
