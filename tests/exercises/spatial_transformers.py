@@ -64,7 +64,7 @@ WRONG = {
         "the border goes on": lambda image, x, y: by_hats(
             image, min(max(x, 0), image.shape[1] - 1), min(max(y, 0), len(image) - 1)
         ),
-        "no gradient": lambda image, x, y: by_hats(image, float(x), float(y)).detach(),
+        "no gradient": lambda image, x, y: by_hats(image, *(torch.as_tensor(place).item() for place in (x, y))),
         "negative weights": lambda image, x, y: (
             (1 - (torch.arange(len(image)) - y).abs()) @ image @ (1 - (torch.arange(image.shape[1]) - x).abs())
         ),
