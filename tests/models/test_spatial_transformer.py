@@ -249,6 +249,7 @@ def test_the_loss_alone_teaches_a_localizer_to_look(transformers: int):
         (lambda: sample(torch.ones(1, 1, 4, 4), torch.zeros(1, 2, 3, 3)), r"places \(1, 2, 3, 3\)"),
         (lambda: tf.create_model("st_cnn_affine", image=15), "image=15: nothing is left of it"),
         (lambda: tf.create_model("st_cnn_affine", transformers=0), "transformers=0: for none, leave out the warp"),
+        (lambda: tf.create_model("cnn_digits", warp=Affine), r"localizer=\(0, 0\): a warp needs one"),
     ],
 )
 def test_what_cannot_be_right_is_refused(call, message):

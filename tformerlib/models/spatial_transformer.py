@@ -61,6 +61,8 @@ class SpatialTransformerNetwork(nn.Module):
         if warp is not None:
             if transformers < 1:
                 raise ValueError(f"transformers={transformers}: for none, leave out the warp")
+            if min(localizer) < 1:
+                raise ValueError(f"localizer={localizer}: a warp needs one with two layers")
             for _ in range(transformers):
                 self.transformers.append(SpatialTransformer(*body(channels, image, localizer), warp((image, image))))
             channels *= transformers
