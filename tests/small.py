@@ -120,6 +120,7 @@ SMALL = {
                                             "bottlenecks": 1, "window": 4, "stem": 8}),
         Small("efficientformer_l1", images(64), {"image": 64, "classes": 7, "dims": (8, 12, 16, 24),
                                                  "depths": (1, 1, 2, 2)}),
+        Small("st_cnn_affine", images(28, channels=1), {"classes": 7}),
         Small("uniformer_small", images(64), PYRAMID | {"dims": (8, 16, 24, 32), "head_dim": 8}),
         Small("resnet18", images(64), {"classes": 7, "depths": (1, 2), "dims": (8, 12), "stem": 6}),
         Small("efficient_vit", images(64), {"image": 64, "patch": 4, "dim": 16, "depth": 2, "hidden": 24,
