@@ -4,7 +4,7 @@ Pages are book/pages/*.md and the executed notebooks, in the order of _toc.yml. 
 `<!-- generated: NAME -->`, which are replaced:
 
 - notation, systems, scoreboard: tables from data/ (book/tools/tables.py);
-- landing: an interactive figure of a chapter, as that chapter's run drew it: of the cell tagged `landing`, or without
+- landing: an interactive figure or a live model of a chapter, as that chapter's run left it: of the cell tagged `landing`, or without
   such a cell the first in the book.
 
 `{repository}` in a page becomes the repository's address, which only pyproject.toml knows. Each chapter gets a line
@@ -183,11 +183,12 @@ def live_models(name: str, notebook: NotebookNode) -> dict[str, str | bytes | Pa
 
 
 def landing(notebooks: dict[str, NotebookNode]) -> str:
-    """The interactive figure of a cell tagged `landing`, or of the first cell that has one."""
+    """The interactive figure or live model of a cell tagged `landing`, or of the first cell that has one."""
     cells = [cell for notebook in notebooks.values() for cell in notebook.cells if cell.cell_type == "code"]
     for cell in sorted(cells, key=lambda cell: "landing" not in tags(cell)):
         for output in cell.outputs:
-            if "tf-interactive" in (figure := output.get("data", {}).get("text/html", "")):
+            figure = output.get("data", {}).get("text/html", "")
+            if "tf-interactive" in figure or "tf-alive" in figure:
                 return raw([figure])
     raise SiteError("no chapter shows an interactive figure, and the landing page needs one")
 

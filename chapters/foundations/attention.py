@@ -187,7 +187,7 @@ print("pull of “two” on the context, in 32nds:", (32 * pulls[1]).tolist())
 # the scores are divided by $\sqrt 2$, for a reason that comes later in this chapter. Turn the query toward *home* and
 # then toward the two animals: what happens to the mixed value between *dog* and *cat*? Then make all scores larger.
 
-# %% tags=["hide-input"]
+# %% tags=["landing", "hide-input"]
 plane = {
     "the": (-0.4, 0.3), "dog": (1.6, 1.1), "chased": (-1.2, 1.3), "a": (-0.3, -0.5), "cat": (1.7, 0.4),
     "home": (0.2, -1.6),
@@ -1198,7 +1198,7 @@ for number, i in enumerate(chosen, 1):
         weights = alignment(models[name], source[i : i + 1], target[i : i + 1])[0]
         maps[label] = weights[: len(rows[label]), : len(columns[label])]
 
-# %% tags=["landing", "hide-input"]
+# %% tags=["hide-input"]
 show.explore(
     maps,
     rows,

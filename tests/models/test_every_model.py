@@ -43,6 +43,7 @@ UNUSED = {
     "detr": ("decoder.0.attn.fn.v.weight", "the first layer's queries are zeros, and only their places differ"),
     "conditional_detr": ("decoder.0.attn.fn.", "the same"),
     "dab_detr": ("decoder.0.attn.fn.", "the same"),
+    "spatial_transformer": ("transformers.", "wide weights turn the view out of the image; its parity test has them"),
     "cvt": ("stages.2.2.mixer.fn.q.", "the class token's query passes no convolution, and the last block has no other"),
 }
 

@@ -180,7 +180,7 @@ def _place(kind: str, fallback: str, caption: str, alt: str, name: str | None = 
         f'<div class="tf-live-still">{fallback}</div></div>'
     )
     if in_kernel():
-        present({"text/html": as_figure(frame, caption, kind="live")}, alt=alt)
+        present({"text/html": as_figure(frame, caption, kind="alive")}, alt=alt)
     else:
         print(f"[live {name or kind}: {alt}] {rich(caption)}")
 
