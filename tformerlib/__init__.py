@@ -2,9 +2,10 @@
 
 from .description import describe
 from .exercises import check
+from .peers.compare import compare_models
 from .published import load_published
 from .registry import create_model, list_models
 from .run.profiles import parameters
 
 __version__ = "0.1.0"
-__all__ = ["check", "create_model", "describe", "list_models", "load_published", "parameters"]
+__all__ = ["check", "compare_models", "create_model", "describe", "list_models", "load_published", "parameters"]

@@ -4,8 +4,8 @@ Pages are book/pages/*.md and the executed notebooks, in the order of _toc.yml. 
 `<!-- generated: NAME -->`, which are replaced:
 
 - notation, systems, scoreboard: tables from data/ (book/tools/tables.py);
-- landing: an interactive figure or a live model of a chapter, as that chapter's run left it: of the cell tagged `landing`, or without
-  such a cell the first in the book.
+- landing: an interactive figure or a live model of a chapter, as its run left it: of the cell tagged `landing`, or
+  without such a cell the first in the book.
 
 `{repository}` in a page becomes the repository's address, which only pyproject.toml knows. Each chapter gets a line
 below its title: where to run it, downloads, and which run it shows.

@@ -30,7 +30,7 @@ def present(bundle: dict[str, Any], *, alt: str) -> None:
 
 
 def as_figure(content: str, caption: str, *, kind: str) -> str:
-    """An HTML `<figure>` of a kind of ours ("static", "interactive", "table", "alive") around content, caption below."""
+    """An HTML `<figure>` of a kind ("static", "interactive", "table", "alive") around content, caption below."""
     legend = f"<figcaption>{rich(caption)}</figcaption>" if caption.strip() else ""
     return f'<figure class="tf-figure tf-{kind}">{content}{legend}</figure>'
 
