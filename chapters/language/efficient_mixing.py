@@ -304,6 +304,10 @@ show.glue("mixing-coins", f"{with_coins:.2f}")
 # estimate and orthogonalizes by Gram and Schmidt, which has no such preference; the official code calls a QR. We toss
 # the coins.
 #
+# How much do right angles gain? Theorem 2 of the paper bounds the gain from below, and two versions of the text print
+# two bounds. The older one is $\frac{2}{d + 2} e^{2\, x \cdot y}$ but for a factor near one, and can't be right: for
+# $y = -x$ every estimate is exact with any directions, so there is nothing to gain. The newer one is zero there.
+#
 # ### Both orders, and the past only
 #
 # What remains is the order of multiplication, as by hand. For a causal model, prefix sums for each token would form $N$

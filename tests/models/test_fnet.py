@@ -24,6 +24,11 @@ SIZES: dict[str, dict[str, Any]] = {
 each_size = pytest.mark.parametrize("size", SIZES)
 
 
+@pytest.fixture(autouse=True)
+def same_weights() -> None:
+    torch.manual_seed(0)
+
+
 def theirs(kind: type, size: str, **config: Any) -> Any:
     s = SIZES[size]
     model = kind(
