@@ -82,6 +82,8 @@ SMALL = {
     for small in (
         Small("bert_tiny", words(11), BERT),
         Small("squeezebert", words(11), BERT | {"groups": 2}),
+        Small("fnet_base", words(11), {"vocab": 23, "dim": 24, "depth": 3, "hidden": 40, "context": 13}),
+        Small("performer_base", words(11), LANGUAGE | {"hidden": 40, "context": 13, "features": 17}),
         Small("gpt", words(11), LANGUAGE | {"context": 13}),
         Small("gpt2", words(11), LANGUAGE | {"context": 13}),
         Small("gpt3_small", words(11), LANGUAGE | {"context": 13, "window": 4, "head_dim": None}),
