@@ -7,21 +7,25 @@ import html
 import json
 import re
 from collections.abc import Iterable
+from functools import cache
 from itertools import groupby
 from typing import Any
 
 import yaml
 
-from tformerlib.claims import Claim, load_ledger, verdict
+from tformerlib.claims import Claim, Verdict, load_ledger, verdict
 from tformerlib.claims.card import card
+from tformerlib.claims.ledger import lines
 from tformerlib.show.interactive import on_a_page
 from tformerlib.show.pareto import pareto_figure
 
 from . import scoreboard as scoreboards
+from .execute import Job
 from .layout import Book
 from .notation import NotationError, Symbol, load, unknown
 from .notebooks import convert
 from .plain import Citation, citations
+from .results import current
 
 PARTS = {
     "foundations": "Foundations",
@@ -125,8 +129,25 @@ def refreshed_card(
 ) -> str:
     """A claim's card by the ledger and the records as they are now; the run on the page may be older than both."""
     found = verdict(ledger[record["claim"]], book.root / "data" / "results")
-    shown = card(found, record["metrics"], record["profile"])
+    shown = card(found, record["metrics"], record["profile"], earlier(book, found))
     return re.sub(r"<cite>([\w-]+)</cite>", lambda match: cite(match[1], cited, "../../"), shown)
+
+
+def earlier(book: Book, found: Verdict) -> str:
+    """A sentence on how many of a verdict's runs would run with other code today; nothing where none would."""
+    chapter, profile = found.claim.chapter, found.profile
+    last = {
+        line["seed"]: json.dumps(line, sort_keys=True)
+        for line in lines(chapter, book.root / "data" / "results")
+        if line["profile"] == profile and line["ended"] == "finished"
+    }
+    old = sum(not _current(Job(book, chapter, profile, seed), last[seed]) for seed in found.runs)
+    return f"{old} of these {len(found.runs)} runs were recorded with earlier code." if old else ""
+
+
+@cache
+def _current(job: Job, line: str) -> bool:
+    return current(job, json.loads(line))
 
 
 # --- systems ------------------------------------------------------------------------------------------------------

@@ -53,7 +53,6 @@ from torch import Tensor, nn
 import tformerlib as tf
 from tformerlib import claims, measures, show, training
 from tformerlib.attention import attention_weights, window_attention
-from tformerlib.data.images import as_floats
 from tformerlib.layers.blocks import MLP, Attention, Block, PreNorm, ResPostNorm
 from tformerlib.layers.positions import RelativeBias, resize_grid
 from tformerlib.models.pvt import PVT, ReducedAttention
@@ -733,24 +732,16 @@ show.bars(
 
 # %% tags=["hide-input"]
 if run.profile == "quick":  # the larger profiles learn photographs, and nobody draws those
-    drawn, digit_of = (part[:40] for part in task.test)
-    firsts = [digit_of.tolist().index(d) for d in sorted(set(digit_of.tolist()))]
-    show.live(
+    show.live_digits(
         trained["Swin"],
+        (task.test[0][:40], task.test[1][:40]),
         name="swin-digits",
         kind="swin",
         config={"depths": [2, 2], "heads": [2, 4], "window": 4, "patch": 2},
-        page={
-            "side": task.side, "examples": drawn[firsts, 0].flatten(1).tolist(), "paper": 64, "ink": 191, "mean": 0.5,
-            "std": 0.5, "names": [f"a {digit_of[i]} of the test set" for i in firsts], "classes": list("0123456789"),
-            "hint": "Draw a digit, or begin with one of the test set; then point at a place of the map on the right.",
-        },
-        inputs=as_floats(drawn).split(1),
-        answer=lambda model, image: model.cpu()(image),
-        fallback=f'<img src="{show.picture(drawn[firsts[0]].repeat_interleave(8, 1).repeat_interleave(8, 2))}" alt="">',
+        hint="Draw a digit, or begin with one of the test set; then point at a place of the map on the right.",
         alt="A field to draw a digit in, bars with the model's answer, and a map of where a place looks.",
         caption="A Swin that reads what you draw, through windows.",
-    )  # fmt: skip
+    )
 
 # %% [markdown]
 # A model without positions is less blind than one might think: merging, which tells upper from lower and left from

@@ -532,24 +532,16 @@ show.lines(
 
 # %% tags=["hide-input"]
 if run.profile == "quick":  # the larger profiles learn photographs, and nobody draws those
-    drawn, digit_of = (part[:40] for part in task.test)
-    firsts = [digit_of.tolist().index(d) for d in sorted(set(digit_of.tolist()))]
-    show.live(
+    show.live_digits(
         models["ViT", large],
+        (task.test[0][:40], task.test[1][:40]),
         name="vit-digits",
         kind="vit",
         config={"depth": 2, "heads": 4, "patch": 4},
-        page={
-            "side": task.side, "examples": drawn[firsts, 0].flatten(1).tolist(), "paper": 64, "ink": 191, "mean": 0.5,
-            "std": 0.5, "names": [f"a {digit_of[i]} of the test set" for i in firsts], "classes": list("0123456789"),
-            "hint": "Draw a digit, or begin with one of the test set. On the right is what the class token looks at.",
-        },
-        inputs=as_floats(drawn).split(1),
-        answer=lambda model, image: model.cpu()(image),
-        fallback=f'<img src="{show.picture(drawn[firsts[0]].repeat_interleave(8, 1).repeat_interleave(8, 2))}" alt="">',
+        hint="Draw a digit, or begin with one of the test set. On the right is what the class token looks at.",
         alt="A field to draw a digit in, bars with the model's answer, and a map of where its class token looks.",
         caption="A ViT that reads what you draw.",
-    )  # fmt: skip
+    )
 
 # %% [markdown]
 # What was expected? The CNN *guesses better* about images that it has not seen, because what it believes about images

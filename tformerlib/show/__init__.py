@@ -9,7 +9,7 @@ from ..extras import needs
 from .charts import bars, heatmap, lines
 from .frame import as_figure, described, picture, present
 from .interactive import explore, show_plotly, slider
-from .live_models import live, live_widget
+from .live_models import live, live_digits, live_widget
 from .pareto import pareto
 from .prose import expect, glue, parity, table
 from .questions import quiz
@@ -30,6 +30,7 @@ __all__ = [
     "heatmap",
     "lines",
     "live",
+    "live_digits",
     "live_widget",
     "pareto",
     "parity",

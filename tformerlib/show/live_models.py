@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..run.records import emit, in_kernel
-from .frame import as_figure, described, present, rich
+from .frame import as_figure, described, picture, present, rich
 
 KINDS = ("gpt", "bert", "vit", "swin", "detr", "translator", "learning-gpt")
 WITHOUT_MODEL = ("attention",)  # widgets that compute with numbers of their own
@@ -159,6 +159,32 @@ def live(
     emit_files(name, Export(about, exported.data))
     _place(kind, fallback, note, alt, name)
     return exported
+
+
+def live_digits(
+    model: nn.Module, digits: tuple[Tensor, Tensor], *, name: str, kind: str, config: dict[str, Any], hint: str,
+    caption: str, alt: str,
+) -> Export:  # fmt: skip
+    """A classifier of handwritten digits that reads what one draws; the first example of each digit can be begun with.
+
+    Args:
+        digits: images (N, 3, H, W) of bytes on the gray ground of `data.images.digits`, and labels.
+        kind: "vit" or "swin".  config: see `export`.  hint: what to try.
+    """
+    from ..data.images import as_floats
+
+    images, labels = digits
+    firsts = [labels.tolist().index(d) for d in sorted(set(labels.tolist()))]
+    example = picture(images[firsts[0]].repeat_interleave(8, 1).repeat_interleave(8, 2))
+    page = {
+        "side": images.shape[-1], "examples": images[firsts, 0].flatten(1).tolist(), "paper": 64, "ink": 191,
+        "mean": 0.5, "std": 0.5, "names": [f"a {labels[i]} of the test set" for i in firsts],
+        "classes": [str(d) for d in range(10)], "hint": hint,
+    }  # fmt: skip
+    return live(
+        model.cpu(), name=name, kind=kind, config=config, page=page, inputs=as_floats(images).split(1),
+        answer=lambda model, image: model(image), fallback=f'<img src="{example}" alt="">', caption=caption, alt=alt,
+    )  # fmt: skip
 
 
 def live_widget(kind: str, *, fallback: str, caption: str, alt: str) -> None:
