@@ -9,27 +9,27 @@ ALT = (
     "each patch is that class's mask."
 )
 SHADES = [[0.1, 0.1, 0.2, 0.1], [0.1, 0.7, 0.8, 0.2], [0.2, 0.8, 0.9, 0.2], [0.4, 0.5, 0.5, 0.4]]
+FINE = [[share for share in row for _ in (0, 1)] for row in SHADES for _ in (0, 1)]
+MAPS = [FINE, SHADES, [[0.3, 0.4], [0.6, 0.5]], [[0.45]]]
 
 
 def draw() -> Pen:
-    pen = Pen(396, 430)
+    pen = Pen(396, 414)
     pen.text(10, 14, "DPT", anchor="start", bold=True)
     for i in range(4):
         y = 42 + 44 * i
         pen.box(10, y - 15, 92, 30, f"layers {6 * i + 1}–{6 * i + 6}", edge=ACCENT, size=11.5)
         if i:
             pen.arrow((56, y - 29), (56, y - 15))
-        pen.arrow((102, y), (134, y))
-        cell = (11.0, 8.0, 5.0, 3.0)[i]
-        side = 4 * cell
-        pen.grid(158 - side / 2, y - side / 2, SHADES, cell=cell, color=HALF)
-        pen.arrow((184, y), (220, y))
+        pen.arrow((102, y), (138, y))
+        pen.grid(140, y - 18, MAPS[i], cell=36 / len(MAPS[i]), color=HALF)
+        pen.arrow((178, y), (220, y))
         pen.box(222, y - 13, 60, 26, "fuse" if i < 3 else "start", edge=GOOD, size=11.5)
         if i < 3:
             pen.arrow((252, y + 31), (252, y + 13), color=GOOD)
     pen.arrow((282, 42), (312, 42))
-    pen.grid(314, 8, [[s for s in row for _ in (0, 1)] for row in SHADES for _ in (0, 1)], cell=9, color=GOOD)
-    pen.text(350, 92, "a depth\nper pixel", size=11.5, color=MUTED)
+    pen.grid(314, 6, FINE, cell=9, color=GOOD)
+    pen.text(350, 98, "a depth\nper pixel", size=11.5, color=MUTED)
     pen.text(338, 176, "coarse to fine,\ntwice the sides\neach time", size=11.5, color=MUTED)
     pen.line((10, 206), (386, 206), color=MUTED, width=0.8, dashed=True)
     pen.text(10, 226, "Segmenter", anchor="start", bold=True)
