@@ -169,6 +169,9 @@ def silence(model: nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
+BESIDE: dict[str, tuple[str, ...]] = {  # what is never skipped, or is the second of two trunks
+    "ceit": ("attend_layers",), "efficient_vit": ("encoder.", "large.", "rounds."), "segmenter": ("decoder.",),
+}  # fmt: skip
 WITH_PATHS = [name for name in tf.list_models() if "drop_path" in tf.registry.parameters_of(name)]
 
 
@@ -177,7 +180,7 @@ def test_drop_path_rises_in_even_steps(name: str) -> None:
     """Over all blocks, from nothing to the rate that was asked for; both sublayers of a block have the block's."""
     with torch.device("meta"):
         model = tf.create_model(name, drop_path=0.3)
-    beside = ("attend_layers", "encoder.", "large.", "rounds.")  # never skipped, or the second of two trunks
+    beside = BESIDE.get(module_of(name).stem, ())
     rates = [m.p for n, m in model.named_modules() if isinstance(m, DropPath) and not n.startswith(beside)]
     stair = [rate for rate, _ in itertools.groupby(rates)]
     if module_of(name).stem == "cvt":  # the last stage alone (official code)

@@ -54,7 +54,7 @@ def run(model: nn.Module, side: int, size: dict[str, Any], ours: str) -> dict[st
     model = model.double().eval()
     shapes = {name: list(x.shape) for name, x in model.state_dict().items()}
     model.load_state_dict(fill(shapes))
-    logits = model(uniform("images", (3, 3, side, side)) * 2)
+    logits = model(uniform("images", (3, 3, side, side)) * 2).flatten(1)  # of a pixel or of a whole image
     assert logits.std() > 0.1
     (logits * uniform("cotangent", tuple(logits.shape))).sum().backward()
     projections = {
@@ -81,9 +81,9 @@ def assert_equal(case: Mapping[str, Any]) -> None:
     images = 2 * uniform("images", (3, 3, case["side"], case["side"]))
     expected = torch.tensor(case["logits"], dtype=torch.float64)
     with torch.no_grad():
-        assert_same(rebuilt(case, torch.float32)(images.float()).double(), expected, "logits in float32")
+        assert_same(rebuilt(case, torch.float32)(images.float()).flatten(1).double(), expected, "logits in float32")
     model = rebuilt(case)
-    logits = model(images)
+    logits = model(images).flatten(1)
     assert_same(logits, expected, "logits")
     (logits * uniform("cotangent", tuple(logits.shape))).sum().backward()
     names = list(case["shapes"])
