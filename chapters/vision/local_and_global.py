@@ -19,7 +19,7 @@
 # - explain how windows that never move still exchange things, and test who hears whom by gradients;
 # - fold a batch norm into a convolution, time operators fairly, and read off where attention is affordable.
 #
-# **Time**: about a minute on one CPU core; an hour to read with the exercises. **Before**: [Swin](swin).
+# **Time**: about a minute on one CPU core; an hour to read with the exercises. **Before**: {ref}`Swin <swin>`.
 
 # %% tags=["bootstrap"]
 # tformerlib is installed, or lies above this folder, or (Colab) comes from the repository; torch stays as it is.
