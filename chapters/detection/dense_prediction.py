@@ -808,9 +808,9 @@ print(f"over the set {iou[8]:.1f} %, image by image {100 * sum(each) / len(each)
 
 # %%
 for what, labels in {
-    "saved as 0 and 255": 255 * (test.labels[:1] > 1),
-    "counted from 1": test.labels[:1] + 1,
-    "floats": test.labels[:1].float(),
+    "saved as 0 and 255": 255 * (test.labels > 1),
+    "counted from 1": test.labels + 1,
+    "floats": test.labels.float(),
 }.items():
     try:
         check_labels(labels, len(LABELS), ignore=None)

@@ -82,7 +82,8 @@ class DPT(nn.Module):
 
     def __init__(
         self, *, image: int | tuple[int, int] = 384, taps: tuple[int, ...] = (2, 5, 8, 11),
-        stem_taps: tuple[int, ...] = (), dims: tuple[int, ...] = (96, 192, 384, 768), strides: tuple[int, ...] = (4, 8, 16, 32), fusion: int = 256,
+        stem_taps: tuple[int, ...] = (), dims: tuple[int, ...] = (96, 192, 384, 768),
+        strides: tuple[int, ...] = (4, 8, 16, 32), fusion: int = 256,
         readout: Callable[[int], nn.Module] = Project, head: Callable[[int], nn.Module] = DepthHead,
         norm: Norm | None = None,
         **encoder: Annotated[Any, Takes(ViT, but=("image", "classes", "prefix"))],
@@ -92,7 +93,7 @@ class DPT(nn.Module):
         depth, dim = len(self.encoder.blocks), self.encoder.prefix.shape[-1]
         if len(dims) != len(strides) or len(taps) + len(stem_taps) != len(dims) or not all(t < depth for t in taps):
             raise ValueError(f"taps={taps} and {stem_taps} of {depth} blocks for dims={dims}, strides={strides}")
-        self.encoder.norm = self.encoder.head = nn.Identity()  # tokens are read before the last norm
+        del self.encoder.norm, self.encoder.head  # tokens are read before the last norm
         self.taps, self.stem_taps, self.coarsest = taps, stem_taps, strides[-1]
         self.patch = self.encoder.image[0] // self.encoder.grid[0]
         sizes = list(zip(dims, strides, strict=True))[len(stem_taps) :]

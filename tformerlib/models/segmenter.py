@@ -80,7 +80,7 @@ class Segmenter(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.encoder = ViT(image=image, classes=1, dim=dim, heads=heads, **encoder)
-        self.encoder.head = nn.Identity()  # nothing is read off the class token
+        del self.encoder.head  # nothing is read off the class token
         self.decoder = decoder(dim, classes, heads)
         self.decoder.apply(init_truncated_normal)
         self.patch = self.encoder.image[0] // self.encoder.grid[0]
