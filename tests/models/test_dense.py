@@ -47,7 +47,7 @@ def test_parameter_counts(name, count):
         assert parameter_count(ours) == count
         if name in PEERS:
             peer, config = PEERS[name]
-            theirs: Any = peer(DPTConfig(**config))  # type: ignore[call-arg]
+            theirs: Any = peer(DPTConfig(**config))
             used = sum(p.numel() for key, p in theirs.named_parameters() if not key.startswith(UNUSED))
             assert used == count
         elif name == "segmenter_base_mask":

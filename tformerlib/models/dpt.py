@@ -66,9 +66,10 @@ class Reassemble(nn.Module):
 
 
 class DPT(nn.Module):
-    """DPT-Large for depth by default.
+    """DPT-Base for depth by default.
 
     Args:
+        image: side, or (height, width), that the table of positions is made for.
         taps: blocks, counted from 0, whose tokens are read; for a hybrid, layers of the stem come first.
         stem_taps: layers of a hybrid's stem whose maps are taken as they are.
         dims: channels of the four maps.  strides: pixels of the image in a cell of each.
@@ -80,18 +81,19 @@ class DPT(nn.Module):
     """
 
     def __init__(
-        self, *, taps: tuple[int, ...] = (5, 11, 17, 23), stem_taps: tuple[int, ...] = (),
-        dims: tuple[int, ...] = (256, 512, 1024, 1024), strides: tuple[int, ...] = (4, 8, 16, 32), fusion: int = 256,
+        self, *, image: int | tuple[int, int] = 384, taps: tuple[int, ...] = (2, 5, 8, 11),
+        stem_taps: tuple[int, ...] = (), dims: tuple[int, ...] = (96, 192, 384, 768),
+        strides: tuple[int, ...] = (4, 8, 16, 32), fusion: int = 256,
         readout: Callable[[int], nn.Module] = Project, head: Callable[[int], nn.Module] = DepthHead,
         norm: Norm | None = None,
-        **encoder: Annotated[Any, Takes(ViT, but=("classes", "prefix"))],
+        **encoder: Annotated[Any, Takes(ViT, but=("image", "classes", "prefix"))],
     ) -> None:  # fmt: skip
         super().__init__()
-        self.encoder = ViT(**LARGE | {"image": 384} | encoder, classes=1)
+        self.encoder = ViT(image=image, classes=1, **encoder)
         depth, dim = len(self.encoder.blocks), self.encoder.prefix.shape[-1]
         if len(dims) != len(strides) or len(taps) + len(stem_taps) != len(dims) or not all(t < depth for t in taps):
             raise ValueError(f"taps={taps} and {stem_taps} of {depth} blocks for dims={dims}, strides={strides}")
-        self.encoder.norm = self.encoder.head = nn.Identity()  # tokens are read before the last norm
+        del self.encoder.norm, self.encoder.head  # tokens are read before the last norm
         self.taps, self.stem_taps, self.coarsest = taps, stem_taps, strides[-1]
         self.patch = self.encoder.image[0] // self.encoder.grid[0]
         sizes = list(zip(dims, strides, strict=True))[len(stem_taps) :]
@@ -119,29 +121,29 @@ class DPT(nn.Module):
         return self.head(self.decoder(self.maps(image)))
 
 
+LARGE_SIZES: dict[str, Any] = LARGE | {"taps": (5, 11, 17, 23), "dims": (256, 512, 1024, 1024)}
+
+
 @register
 def dpt_large(**overrides: Any) -> DPT:
-    """DPT-Large, on ViT-L/16: 343 M parameters, of which 1.2 M are never used (Ranftl et al. 2021, table 1)."""
-    return DPT(**overrides)
-
-
-BASE_SIZES: dict[str, Any] = BASE | {"taps": (2, 5, 8, 11), "dims": (96, 192, 384, 768)}
+    """DPT-Large, on ViT-L/16: 341.8 M parameters; the official 343 M hold idle ones (Ranftl et al. 2021)."""
+    return DPT(**LARGE_SIZES | overrides)
 
 
 @register
 def dpt_base(**overrides: Any) -> DPT:
-    """DPT-Base, on ViT-B/16 (Ranftl et al. 2021, table 6)."""
-    return DPT(**BASE_SIZES | overrides)
+    """DPT-Base, on ViT-B/16: 109.7 M parameters (Ranftl et al. 2021, table 6)."""
+    return DPT(**BASE | overrides)
 
 
 @register
 def dpt_hybrid(**overrides: Any) -> DPT:
-    """DPT-Hybrid: two maps of a ResNet-50's stages, two of the 12 layers of ViT-B behind it: 123 M (table 1)."""
+    """DPT-Hybrid, on ViT-B behind two stages of a ResNet-50: 121.2 M parameters (Ranftl et al. 2021, table 1)."""
     own = {"taps": (8, 11), "stem_taps": (4, 8), "dims": (256, 512, 768, 768), "patch": 1}
     return DPT(**BASE | own | {"stem": lambda: Stem((3, 4, 9))} | overrides)
 
 
 @register
 def dpt_large_ade(**overrides: Any) -> DPT:
-    """DPT-Large with 150 labels, for ADE20K (Ranftl et al. 2021, table 4)."""
-    return DPT(**{"head": LabelHead, "norm": nn.BatchNorm2d} | overrides)
+    """DPT-Large with 150 labels, for ADE20K: 342.1 M parameters (Ranftl et al. 2021, table 4)."""
+    return DPT(**LARGE_SIZES | {"head": LabelHead, "norm": nn.BatchNorm2d} | overrides)

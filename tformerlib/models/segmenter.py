@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..layers.any_size import embed_any_size
 from ..layers.blocks import MLP, Attention, Block, drop_path_rates, init_truncated_normal
 from ..registry import Takes, register
-from .vit import BASE, LARGE, ViT
+from .vit import LARGE, ViT
 
 
 class LinearHead(nn.Linear):
@@ -67,19 +67,21 @@ class Segmenter(nn.Module):
     """Seg-B-Mask/16 for 150 classes by default.
 
     Args:
-        classes: labels K.  decoder: called with the width, K and heads; `MaskHead`, `LinearHead`, or a partial of one.
+        image: side, or (height, width), that the table of positions is made for.
+        classes: labels K.  dim, heads: width C and heads, of encoder and decoder.
+        decoder: called with the width, K and heads; `MaskHead`, `LinearHead`, or a partial of one.
         encoder: what `ViT` takes; images of other sizes than `image` are padded to whole patches.
     """
 
     def __init__(
-        self, *, classes: int = 150, decoder: Callable[[int, int, int], nn.Module] = MaskHead,
-        **encoder: Annotated[Any, Takes(ViT, but=("classes", "stem"))],
+        self, *, image: int | tuple[int, int] = 512, classes: int = 150, dim: int = 768, heads: int = 12,
+        decoder: Callable[[int, int, int], nn.Module] = MaskHead,
+        **encoder: Annotated[Any, Takes(ViT, but=("image", "classes", "dim", "heads", "stem"))],
     ) -> None:  # fmt: skip
         super().__init__()
-        sizes: dict[str, Any] = BASE | {"image": 512} | encoder
-        self.encoder = ViT(**sizes, classes=1)
-        self.encoder.head = nn.Identity()  # nothing is read off the class token
-        self.decoder = decoder(sizes["dim"], classes, sizes["heads"])
+        self.encoder = ViT(image=image, classes=1, dim=dim, heads=heads, **encoder)
+        del self.encoder.head  # nothing is read off the class token
+        self.decoder = decoder(dim, classes, heads)
         self.decoder.apply(init_truncated_normal)
         self.patch = self.encoder.image[0] // self.encoder.grid[0]
 
@@ -124,7 +126,7 @@ def segmenter_base_mask(**overrides: Any) -> Segmenter:
 
 @register
 def segmenter_base_linear(**overrides: Any) -> Segmenter:
-    """Seg-B/16: 86.6 M parameters, a linear head (Strudel et al. 2021, table 6)."""
+    """Seg-B/16: 86.5 M parameters, a linear head (Strudel et al. 2021, table 6)."""
     return Segmenter(**{"decoder": LinearHead} | overrides)
 
 

@@ -216,8 +216,6 @@ def hausdorff(
         ValueError: an empty mask, and nobody said what that counts: it has no border to measure from.
         TypeError: masks that are not bool.
     """
-    with needs("data"):
-        import numpy as np
     _masks(predicted, target)
     if not (predicted.any() and target.any()):
         if empty is None:
@@ -225,14 +223,14 @@ def hausdorff(
             raise ValueError(f"{which} empty: no border to measure from; say by empty= what that counts")
         return empty
     there, back = border_distances(predicted, target, spacing=spacing)
-    return float(np.percentile(torch.cat([there, back]).numpy(), percentile))
+    return torch.cat([there, back]).quantile(percentile / 100).item()
 
 
 def border_distances(
     a: Tensor, b: Tensor, *, spacing: float | tuple[float, ...] = 1.0
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Distance of each border pixel of a to the nearest one of b, and of b to a, by scipy's distance transform."""
-    with needs("data"):
+    with needs("train"):
         from scipy import ndimage
     borders = [x & ~ndimage.binary_erosion(x) for x in (a.cpu().numpy(), b.cpu().numpy())]
     to_a, to_b = (ndimage.distance_transform_edt(~border, sampling=spacing) for border in borders)

@@ -26,7 +26,7 @@ class Encoder(VisionTransformer):
 
     patch_size, distilled = 4, False
 
-    def forward(self, images: Tensor, return_features: bool = True) -> Tensor:
+    def forward(self, images: Tensor, return_features: bool = True) -> Tensor:  # type: ignore[override]
         return self.forward_features(images)
 
 
