@@ -65,8 +65,8 @@ export function bars(list, shown, chosen, press) {
   }));
 }
 
-/** A square of a map: white to the accent color by a share of the largest. */
-export const shade = (share) => `color-mix(in srgb, var(--tf-accent) ${Math.round(100 * Math.min(1, share))}%, transparent)`;
+/** A square of a map, darker by its share; never so dark that a number in it can't be read. */
+export const shade = (share) => `color-mix(in srgb, var(--tf-accent) ${Math.round(42 * Math.min(1, share))}%, transparent)`;
 
 /** The part of the page's address that belongs to a widget: `#live:name:{...}`. */
 export const link = {

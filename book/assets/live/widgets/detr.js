@@ -118,6 +118,6 @@ export default function mount(box, { about, weights }) {
         (i) => { state.query = i ? i - 1 : null; show(); }, state.query === null ? 0 : state.query + 1),
       ...page.add.map((object) => button(`Add a ${object.kind}`, () => { state.objects.push({ ...object }); chosen = state.objects.length - 1; show(); })),
       button("Remove the chosen one", () => { state.objects.splice(chosen, 1); chosen = 0; show(); }), link.button(name, () => state))),
-  said, element("div", { className: "tf-scroll" }, table));
+  said, element("div", { className: "tf-scroll", tabIndex: 0, role: "region", "aria-label": "costs of matching" }, table));
   show();
 }

@@ -39,6 +39,6 @@ export default function mount(box, { about, weights }) {
 
   box.append(element("p", { className: "tf-hint" }, page.hint),
     textBox("Number in words", state.text, (text) => { state.text = text; translate(); }, 1), said,
-    element("div", { className: "tf-scroll" }, table), element("div", { className: "tf-row" }, link.button(name, () => state)));
+    element("div", { className: "tf-scroll", tabIndex: 0, role: "region", "aria-label": "where it looked" }, table), element("div", { className: "tf-row" }, link.button(name, () => state)));
   translate();
 }
