@@ -449,7 +449,7 @@ show.slider(
 )
 
 # %% [markdown]
-# So the statement about reach {verdict}`dpt.sees-everything`, as an identity can. It says what a network *could* use.
+# The verdict on reach, an exact statement: {verdict}`dpt.sees-everything`. It says what a network *could* use.
 # Whether it helps is another matter, and needs training.
 #
 # ## The experiments
@@ -682,7 +682,7 @@ show.table(
 # What recorded runs say of it: {verdict}`dpt.over-convolutions`.
 # :::
 #
-# The paper's encoders came from ImageNet, and its rooms were millions of photographs. Ours had to find out from a
+# The paper's encoders came from ImageNet, and they were tuned on photographs. Ours had to find out from a
 # thousand rooms that neighbors belong together, which a convolution knows before it begins. And on $32$ pixels reach
 # is cheap: the last stage of a small ResNet sees the whole image as well.
 #
@@ -711,8 +711,8 @@ def turned(angle: int) -> go.Figure:
         wide = 1.1 * cloud["true"].std(0).norm()
         traces.append(
             go.Scatter(
-                x=[round(q, 2) for q in (u.clamp(-2.2 * wide, 2.2 * wide) + 4.4 * wide * i).tolist()],
-                y=[round(q, 2) for q in (-v.clamp(-2.2 * wide, 2.2 * wide)).tolist()],
+                x=[round(q, 2) for q in (u.clamp(-1.5 * wide, 1.5 * wide) + 3.0 * wide * i).tolist()],
+                y=[round(q, 2) for q in (-v.clamp(-1.5 * wide, 1.5 * wide)).tolist()],
                 mode="markers",
                 marker={"size": 3, "color": paint},
                 name=name,
@@ -721,7 +721,7 @@ def turned(angle: int) -> go.Figure:
             )
         )
     notes = [
-        {"x": 4.4 * float(wide) * i, "y": 2.6 * float(wide), "text": n, "showarrow": False} for i, n in enumerate(cloud)
+        {"x": 3.0 * float(wide) * i, "y": 1.8 * float(wide), "text": n, "showarrow": False} for i, n in enumerate(cloud)
     ]
     axis = {"visible": False}
     return go.Figure(
