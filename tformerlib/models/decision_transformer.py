@@ -36,13 +36,12 @@ class DecisionTransformer(nn.Module):
         dropout: on embeddings, attention weights and what each sublayer adds.
         steps: the longest episode.  context: how many of the last steps `act` reads.
         act_last: what ends the head of the actions: a tanh for actions in [-1, 1], nn.Identity for logits.
-        std: of the weights that the blocks start with. 0.02 is GPT-2's; a model of width 32 learns faster from 0.1.
     """
 
     def __init__(
         self, *, state_dim: int = 17, act_dim: int = 6, dim: int = 128, depth: int = 3, heads: int = 1,
         hidden: int | None = None, dropout: float = 0.1, steps: int = 1000, context: int = 20,
-        act_last: Callable[[], nn.Module] = nn.Tanh, std: float = 0.02,
+        act_last: Callable[[], nn.Module] = nn.Tanh,
     ) -> None:  # fmt: skip
         super().__init__()
         if context < 1:
@@ -58,13 +57,13 @@ class DecisionTransformer(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.to_state, self.to_return = nn.Linear(dim, state_dim), nn.Linear(dim, 1)
         self.to_action = nn.Sequential(nn.Linear(dim, act_dim), act_last())
-        self.init(std)
+        self.init()
 
-    def init(self, std: float) -> None:
-        """What is GPT-2's from N(0, std^2) without biases, as in the released code; the rest as torch has it."""
+    def init(self) -> None:
+        """What is GPT-2's from N(0, 0.02^2) without biases, as in the released code; the rest as torch has it."""
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=std)
+                nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
     def forward(
