@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..run.records import emit
-
 # states (P, N, width), actions (P, N - 1) and rewards (P, N - 1) so far to the next actions (P,)
 Policy = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -60,12 +58,8 @@ def returns_to_go(rewards: Tensor) -> Tensor:
     return rewards.flip(-1).cumsum(-1).flip(-1)
 
 
-def play(world: World, policy: Policy | None, count: int, *, seed: int, name: str = "") -> Episodes:
-    """Plays `count` episodes at a time, by a policy or at random, and records them.
-
-    Args:
-        name: under which the page lists what was recorded as data; a test that is no data has none.
-    """
+def play(world: World, policy: Policy | None, count: int, *, seed: int) -> Episodes:
+    """Plays `count` episodes side by side, by a policy or at random, and records them."""
     generator = torch.Generator().manual_seed(seed)
     states = [world.reset(count, generator)]
     actions, rewards, seen = torch.zeros(count, 0, dtype=torch.long), torch.zeros(count, 0), []
@@ -79,10 +73,7 @@ def play(world: World, policy: Policy | None, count: int, *, seed: int, name: st
         rewards = torch.cat([rewards, (reward * running)[:, None]], 1)
         running = running & ~over
     mask = torch.stack(seen, 1)
-    episodes = Episodes(torch.stack(states[:-1], 1) * mask[..., None], actions, rewards, mask)
-    if name:
-        emit("data", {"name": name, "split": "train", "source": "drawn by program", "rows": count})
-    return episodes
+    return Episodes(torch.stack(states[:-1], 1) * mask[..., None], actions, rewards, mask)
 
 
 class ShortestPath:
@@ -112,7 +103,7 @@ class ShortestPath:
         self.at = torch.zeros(0, dtype=torch.long)
 
     def reset(self, count: int, generator: torch.Generator) -> Tensor:
-        """Episodes begin at any node but the goal, each as often as the others (up to one)."""
+        """Episodes begin at every node but the goal, equally often (up to one), in random order."""
         self.at = torch.arange(count)[torch.randperm(count, generator=generator)] % self.goal
         return F.one_hot(self.at, self.width).float()
 
@@ -145,7 +136,7 @@ class KeyToDoor:
 
     MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
-    def __init__(self, side: int = 4, *, stay: int = 5, between: int = 5) -> None:
+    def __init__(self, side: int = 3, *, stay: int = 4, between: int = 8) -> None:
         if side < 2 or stay < 1 or between < 0:
             raise ValueError(f"side={side}, stay={stay}, between={between}: a room of one field has nothing to reach")
         self.side, self.stay, self.between = side, stay, between
@@ -153,9 +144,9 @@ class KeyToDoor:
 
     def reset(self, count: int, generator: torch.Generator) -> Tensor:
         places = torch.rand(count, self.side**2, generator=generator).argsort(1)[:, :4]  # four fields, all different
-        self.time, self.me, key, self.door = 0, self._field(places[:, 0]), places[:, 1], self._field(places[:, 2])
-        self.key, self.entry = self._field(key), self._field(places[:, 3])
-        self.has = torch.zeros(count, dtype=torch.bool)
+        self.time = 0
+        self.me, self.key, self.door, self.entry = (self._field(places[:, i]) for i in range(4))
+        self.has, self.arrived = torch.zeros(2, count, dtype=torch.bool)
         return self._look()
 
     def _field(self, place: Tensor) -> Tensor:
@@ -176,8 +167,8 @@ class KeyToDoor:
         self.time += 1
         if self.time == self.stay + self.between:
             self.me = self.entry
-        last = self.time > self.stay + self.between
-        self.arrived = (self.me == self.door).all(-1) & last | (self.arrived if last else torch.zeros_like(self.has))
+        if self.time > self.stay + self.between:
+            self.arrived = self.arrived | (self.me == self.door).all(-1)
         over = torch.full_like(self.has, self.time == self.steps)
         return self._look(), (self.has & self.arrived & over).float(), over
 
