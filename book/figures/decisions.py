@@ -1,16 +1,16 @@
-"""Decision Transformer: an episode as tokens, the action read off the state's token, the reward taken off the request."""
+"""Decision Transformer: an episode as tokens, an action read off each state, a reward taken off the request."""
 
 from .pen import ACCENT, BAD, GOOD, MUTED, Pen
 
 ALT = (
     "Nine tokens in a row: return, state and action of three steps. A causal Transformer stands above them. From the "
-    "token of each state an arrow leads up to the predicted action. An action goes to the world, which answers with the "
-    "next state and a reward, and the reward is taken off the return that is asked for in the next step."
+    "token of each state an arrow leads up to the predicted action. An action goes to the world, which answers by "
+    "the next state and a reward, and the reward is taken off the return that is asked for in the next step."
 )
 
 
 def draw() -> Pen:
-    pen = Pen(396, 312)
+    pen = Pen(396, 320)
     kinds = (("R", BAD), ("s", ACCENT), ("a", GOOD))
     for step in range(3):
         for i, (kind, color) in enumerate(kinds):
@@ -29,5 +29,5 @@ def draw() -> Pen:
     pen.arrow((234, 210), (234, 268), color=GOOD)
     pen.text(226, 250, "do it", anchor="end", size=11.5, color=GOOD)
     pen.arrow((260, 282), (315, 282), (315, 243), color=BAD)
-    pen.text(304, 302, "next s, and R less the reward", size=11.5, color=BAD)
+    pen.text(298, 309, "next s, and R less the reward", size=11.5, color=BAD)
     return pen
