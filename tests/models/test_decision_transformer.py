@@ -96,7 +96,7 @@ def test_actions_are_bounded_by_a_tanh_unless_told_otherwise() -> None:
 
 def test_every_parameter_gets_a_gradient() -> None:
     model = wide()
-    sum(x.square().sum() for x in model(*episode(13))).backward()  # type: ignore[union-attr]
+    sum(x.square().sum() for x in model(*episode(13))).backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
 
 

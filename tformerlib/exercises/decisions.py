@@ -23,9 +23,12 @@ def returns(answer: Callable[[Tensor], Tensor]) -> None:
         found[:, -1].tolist() == [-1, 1, 1],
         f"at the last step its own reward is still to come, 1 in the third episode; it says {found[2, -1]:g}",
     )
-    expect(found[2, 1] == -1, f"after 5 was fetched, 0, -2 and 1 are left, -1 in all; it says {found[2, 1]:g}")
+    expect(found[2, 1].item() == -1, f"after 5 was fetched, 0, -2 and 1 are left, -1 in all; it says {found[2, 1]:g}")
     long = torch.ones(1, 50)
-    expect(answer(long)[0, 0] == 50, f"fifty rewards of 1 are 50, without a discount; it says {answer(long)[0, 0]:g}")
+    expect(
+        answer(long)[0, 0].item() == 50,
+        f"fifty rewards of 1 are 50, without a discount; it says {answer(long)[0, 0]:g}",
+    )
     expect(answer(torch.zeros(0, 3)).shape == (0, 3), "it fails for no episode at all")
 
 
