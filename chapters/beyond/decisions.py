@@ -743,7 +743,10 @@ show.quiz(
 # %% tags=["hide-input"]
 farthest = int(maze.distance[:19].argmax())
 level = maze.distance.tolist()
-place = {n: (-level[n], sum(level[m] == level[n] for m in range(n)) - 0.5 * level.count(level[n])) for n in range(20)}
+place = {}
+for n in range(20):  # a column for each distance, its nodes in zigzag so that edges inside it can be seen
+    rank = sum(level[m] == level[n] for m in range(n))
+    place[n] = (-level[n] + 0.3 * (rank % 2), rank - 0.5 * level.count(level[n]))
 
 
 class From(ShortestPath):
@@ -754,8 +757,9 @@ class From(ShortestPath):
         return F.one_hot(self.at, 20).float()
 
 
+# %% tags=["hide-input"]
 def drawn(path: list[int]) -> go.Figure:
-    """The graph in grey and a path in color, with the number of the step beside each node."""
+    """The graph in grey, and a path in color."""
     grey: tuple[list[float | None], list[float | None]] = ([], [])
     for a, b in maze.edges.nonzero().tolist():
         for axis in (0, 1):
@@ -763,17 +767,18 @@ def drawn(path: list[int]) -> go.Figure:
     xs, ys = zip(*(place[n] for n in range(20)), strict=True)
     px, py = zip(*(place[n] for n in path), strict=True)
     line = {"mode": "lines", "hoverinfo": "skip"}
-    names = ["goal" if n == maze.goal else str(n) for n in range(20)]
+    names = ["G" if n == maze.goal else str(n) for n in range(20)]
     hover = [f"node {n}, {level[n]} from the goal" for n in range(20)]
-    arrows = {"size": 11, "symbol": "arrow", "angleref": "previous", "standoff": 8}
-    layout = {"showlegend": False, "height": 380, "xaxis": {"visible": False}, "yaxis": {"visible": False}}
+    font = {"size": 10, "color": "white"}
+    arrows = {"size": 11, "symbol": "arrow", "angleref": "previous", "standoff": 10}
+    layout = {"showlegend": False, "height": 420, "xaxis": {"visible": False}, "yaxis": {"visible": False}}
     return go.Figure(
         [
             go.Scatter(x=grey[0], y=grey[1], line={"width": 0.6, "color": "#9aa0a6"}, **line),
             go.Scatter(x=px, y=py, line={"width": 3}, marker=arrows, **line | {"mode": "lines+markers"}),
             go.Scatter(
-                x=xs, y=ys, mode="markers+text", marker={"size": 15, "color": "#5f6b7a"}, text=names,
-                textposition="top center", hovertext=hover, hoverinfo="text",
+                x=xs, y=ys, mode="markers+text", marker={"size": 20, "color": "#5f6b7a"}, text=names,
+                textposition="middle center", textfont=font, hovertext=hover, hoverinfo="text",
             ),
         ],
         layout,
@@ -787,8 +792,8 @@ for wanted in range(level[farthest], 10):
     played = play(From(seed=seed), policy, 1, seed=0)
     path = [farthest, *played.actions[0, played.seen[0]].tolist()]
     path = [node for i, node in enumerate(path) if i == 0 or maze.edges[path[i - 1], node]]
-    ended = "arrives" if path[-1] == maze.goal else "does not arrive"
-    figures[f"−{wanted}: {ended} after {len(path) - 1}"] = drawn(path)
+    ended = "there" if path[-1] == maze.goal else "not there"
+    figures[f"−{wanted}, {ended} in {len(path) - 1}"] = drawn(path)
     told.append(f"−{wanted}: {ended} after {len(path) - 1} steps")
 show.slider(
     figures,
