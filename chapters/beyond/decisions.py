@@ -609,22 +609,24 @@ def one(first: Tensor) -> Tensor:
 
 # %%
 def value_table(episodes: Episodes) -> Policy:
-    """Q of the present view and the step's number: means of targets, until nothing moves."""
-    count, n = episodes.actions.shape
+    """Q of the present view and the step's number: means of targets, until nothing moves. Ties are broken by lot."""
+    count, n, lot = *episodes.actions.shape, torch.Generator().manual_seed(seed)
     clock = torch.arange(n).float().expand(count, n)[..., None]
     views, at = torch.cat([clock, episodes.states], -1).flatten(0, 1).unique(dim=0, return_inverse=True)
     at = at.view(count, n)
     cell = (4 * at + episodes.actions).flatten()
     times = torch.bincount(cell, minlength=4 * len(views)).clamp(min=1)
-    Q = torch.zeros(len(views), 4)
+    Q = torch.zeros(len(views), 4, dtype=torch.float64)
     for _ in range(n):  # each sweep carries the reward one step back
         ahead = F.pad(Q.amax(-1)[at][:, 1:], (0, 1))  # after the last step there is nothing
         targets = (episodes.rewards + ahead).flatten()
-        Q = (torch.zeros(4 * len(views)).index_add(0, cell, targets) / times).view(-1, 4)
+        Q = (torch.zeros_like(Q).view(-1).index_add(0, cell, targets) / times).view(-1, 4)
 
     def act(states: Tensor, actions: Tensor, rewards: Tensor) -> Tensor:
         now = F.pad(states[:, -1], (1, 0), value=float(states.shape[1] - 1))
-        return Q[(now[:, None] - views).abs().sum(-1).argmin(1)].argmax(-1)
+        values = Q[(now[:, None] - views).abs().sum(-1).argmin(1)]
+        equal = (values >= values.amax(-1, keepdim=True) - 1e-9).float()  # rounding must not choose
+        return torch.multinomial(equal, 1, generator=lot)[:, 0]
 
     return act
 
@@ -692,7 +694,8 @@ show.bars(
 # The half about hindsight holds. The half about TD learning does not hold for the network that reads the past: at equal
 # size, steps and tuning it gets the key, too. It fails with the present view, and why is worth a moment. To *act* one
 # needs no memory here: go to what you see. But to *learn* it, TD hands the reward back through the empty room, whose
-# views look alike with a key and without. There all is worth the same, and so is all that came before. Hindsight jumps
+# views look alike with a key and without. There all is worth the same, and so is all that came before: in the first
+# room every action ties. Hindsight jumps
 # over that room. In this world, then, the obstacle was memory and not distance, which is sixteen steps at most; longer
 # rooms we have not tried.
 # :::
