@@ -695,9 +695,8 @@ show.bars(
 # size, steps and tuning it gets the key, too. It fails with the present view, and why is worth a moment. To *act* one
 # needs no memory here: go to what you see. But to *learn* it, TD hands the reward back through the empty room, whose
 # views look alike with a key and without. There all is worth the same, and so is all that came before: in the first
-# room every action ties. Hindsight jumps
-# over that room. In this world, then, the obstacle was memory and not distance, which is sixteen steps at most; longer
-# rooms we have not tried.
+# room every action ties. Hindsight jumps over that room. In this world, then, the obstacle was memory and not distance,
+# which is sixteen steps at most; longer rooms we have not tried.
 # :::
 # :::{when} decisions.key-to-door negative
 # Here even the half about hindsight does not hold in our runs.
