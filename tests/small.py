@@ -50,6 +50,13 @@ def pairs(side: int, length: int, vocab: int) -> Callable[[], tuple[Tensor, ...]
     return lambda: (*images(side)(), ids.clone())
 
 
+def episodes(steps: int, state: int, action: int) -> Callable[[], tuple[Tensor, ...]]:
+    """Returns to go, states and actions of two episodes."""
+    draw = torch.Generator().manual_seed(1)
+    made = tuple(torch.randn(2, steps, *width, generator=draw) for width in ((), (state,), (action,)))
+    return lambda: tuple(x.clone() for x in made)
+
+
 def tensors(output: Any) -> list[Tensor]:
     """All floating tensors of an output: of a tensor, tuple, list or dictionary, or of an object's fields."""
     if isinstance(output, Tensor):
@@ -84,6 +91,8 @@ SMALL = {
         Small("squeezebert", words(11), BERT | {"groups": 2}),
         Small("fnet_base", words(11), {"vocab": 23, "dim": 24, "depth": 3, "hidden": 40, "context": 13}),
         Small("performer_base", words(11), LANGUAGE | {"hidden": 40, "context": 13, "features": 17}),
+        Small("decision_transformer_hopper", episodes(7, 5, 3), {
+            "state_dim": 5, "act_dim": 3, "dim": 24, "depth": 2, "heads": 3, "steps": 17, "context": 11}),
         Small("gpt", words(11), LANGUAGE | {"context": 13}),
         Small("gpt2", words(11), LANGUAGE | {"context": 13}),
         Small("gpt3_small", words(11), LANGUAGE | {"context": 13, "window": 4, "head_dim": None}),

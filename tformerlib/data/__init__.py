@@ -1,6 +1,7 @@
-"""Data: real sets checked by hash, translation pairs made by rule, Python's own source, and text as numbers."""
+"""Data: real sets checked by hash, translation pairs made by rule, Python's own source, text as numbers, episodes."""
 
 from .code import Source, split_for, split_packages, standard_library
+from .episodes import Episodes, KeyToDoor, Policy, ShortestPath, play, returns_to_go
 from .hub import DataError, OfflineError, available, load
 from .pairs import LANGUAGES, LOCALES, locale_dates, number_words, split
 from .text import BOS, EOS, PAD, UNK, Vocabulary, encode_pairs, pad, trim
@@ -16,7 +17,11 @@ __all__ = [
     "PAD",
     "UNK",
     "DataError",
+    "Episodes",
+    "KeyToDoor",
     "OfflineError",
+    "Policy",
+    "ShortestPath",
     "Source",
     "Vocabulary",
     "available",
@@ -26,6 +31,8 @@ __all__ = [
     "locale_dates",
     "number_words",
     "pad",
+    "play",
+    "returns_to_go",
     "split",
     "split_for",
     "split_packages",
