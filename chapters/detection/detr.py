@@ -876,6 +876,7 @@ figures = [
     {"kind": "square", "x": 23, "y": 9, "w": 9, "h": 10, "color": green},
     {"kind": "triangle", "x": 16, "y": 24, "w": 12, "h": 10, "color": violet},
 ]
+ground = show.picture(test.images[richest].repeat_interleave(8, 1).repeat_interleave(8, 2))
 plain_scenes = scenes(40, **simple, contrast=0.0, split="test", seed=1)
 show.live(
     detr,
@@ -889,7 +890,7 @@ show.live(
     },
     inputs=as_floats(plain_scenes.images).split(1),
     answer=lambda model, image: model(image).logits[-1],
-    fallback=f'<img src="{show.picture(test.images[richest].repeat_interleave(8, 1).repeat_interleave(8, 2))}" alt="">',
+    fallback=f'<img src="{ground}" alt="A test scene of several figures.">',
     alt="A scene of figures that can be dragged, with the boxes that a DETR finds, and a table of matching costs.",
     caption="The DETR of this chapter, at every move.",
     precision="float16",

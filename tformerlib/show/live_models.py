@@ -183,7 +183,7 @@ def live_digits(
     }  # fmt: skip
     return live(
         model.cpu(), name=name, kind=kind, config=config, page=page, inputs=as_floats(images).split(1),
-        answer=lambda model, image: model(image), fallback=f'<img src="{example}" alt="">', caption=caption, alt=alt,
+        answer=lambda model, image: model(image), fallback=f'<img src="{example}" alt="A handwritten {labels[firsts[0]]}.">', caption=caption, alt=alt,
     )  # fmt: skip
 
 
