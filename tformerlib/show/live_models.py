@@ -176,6 +176,7 @@ def live_digits(
     images, labels = digits
     firsts = [labels.tolist().index(d) for d in sorted(set(labels.tolist()))]
     example = picture(images[firsts[0]].repeat_interleave(8, 1).repeat_interleave(8, 2))
+    still = f'<img src="{example}" alt="A handwritten {labels[firsts[0]]}.">'
     page = {
         "side": images.shape[-1], "examples": images[firsts, 0].flatten(1).tolist(), "paper": 64, "ink": 191,
         "mean": 0.5, "std": 0.5, "names": [f"a {labels[i]} of the test set" for i in firsts],
@@ -183,7 +184,7 @@ def live_digits(
     }  # fmt: skip
     return live(
         model.cpu(), name=name, kind=kind, config=config, page=page, inputs=as_floats(images).split(1),
-        answer=lambda model, image: model(image), fallback=f'<img src="{example}" alt="A handwritten {labels[firsts[0]]}.">', caption=caption, alt=alt,
+        answer=lambda model, image: model(image), fallback=still, caption=caption, alt=alt,
     )  # fmt: skip
 
 
